@@ -1,0 +1,100 @@
+"""The seams of the Launcher: protocols and values only.
+
+An engine implements `Vcpu`; a device implements `Device`; neither knows the other. machine.py joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.breaker import Breaker
+from shared.virtqueue import Virtqueue
+from waker import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The Guest was broken out of running, or woken from a halt, by a break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """The Guest says that what is at `addr` has news: a ring, or a device's status (LHCALL_NOTIFY)."""
+
+    addr: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The Guest is done (LHCALL_SHUTDOWN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The Guest crashed, for the reason it gave, or for what the engine saw."""
+
+    reason: str
+
+
+Exit = Broken | Notify | Shutdown | Died
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What an engine must know to start a Guest.
+
+    RAM is guest-physical 0 to `device_page`; the device page and its rings follow. `entry` is the address of the
+    first instruction (0 for a Guest written in Python, which has none).
+    """
+
+    device_page: int
+    entry: int = 0
+
+
+class Vcpu(Protocol):
+    """What runs the Guest: the contract of /dev/lguest. All but what `breaker()` returns: one thread only."""
+
+    def run(self) -> Exit:
+        """Run the Guest until it wants something or is broken out. A halted Guest stays inside.
+
+        A break asked for at any moment before or during the call ends it with `Broken`.
+        """
+
+    def interrupt(self, irq: int) -> None:
+        """Have the Guest take interrupt `irq` as soon as it lets interrupts in; asking twice is asking once."""
+
+    def breaker(self) -> Breaker:
+        """Return what breaks this vCPU out."""
+
+    def close(self) -> None:
+        """Give back all that the engine opened."""
+
+
+class Device(Protocol):
+    """One device as the table and the loop see it. Called by the vCPU's thread only."""
+
+    name: str
+    type_id: int
+    queue_sizes: tuple[int, ...]
+    features: int
+    config: bytes
+
+    def start(self, queues: Sequence[Virtqueue], features: int) -> None:
+        """Take the queues, in the order of `queue_sizes`, and the features that the Guest acknowledged."""
+
+    def sources(self) -> Sequence[Source]:
+        """Return what is to be watched from the beginning."""
+
+    def on_ready(self, source: Source) -> bool:
+        """Serve a source that is ready; False says: stop watching it until the Guest notifies again."""
+
+    def on_notify(self, queue: int) -> Sequence[Source]:
+        """Serve a queue in which the Guest put something; return the sources that are to be watched again."""
+
+    def reset(self) -> None:
+        """Forget the Guest: it wrote 0 into the status."""
+
+    def close(self) -> None:
+        """Give back what the device opened or changed."""

@@ -1,0 +1,1 @@
+"""What both sides of the socket must agree on; knows nobody above it."""

@@ -1,0 +1,89 @@
+"""The control page: what Launcher and Waker tell each other without a message.
+
+A memfd of its own, because the Waker must write it (break word, counters, stamps) and must not be able to write
+Guest memory. It is mapped shared even for a forked Waker: only *Guest memory* was private in 2007; the break went
+through the kernel, which both saw.
+
+`words[BREAK]` reads and writes one aligned 64-bit word at once. Each word has one writer; see structs.ControlPage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import mmap
+import os
+
+from shared.errors import MemoryRefused
+from shared.memory import PAGE_SIZE
+from shared.structs import TRACE_LANES, ControlPage, TraceLane
+
+_WORD = ctypes.sizeof(ctypes.c_uint64)
+
+BREAK = ControlPage.break_word.offset // _WORD
+BREAKS = ControlPage.breaks.offset // _WORD
+WAKES = ControlPage.wakes.offset // _WORD
+LOOKS = ControlPage.looks.offset // _WORD
+TAKEN = ControlPage.taken.offset // _WORD
+SPURIOUS = ControlPage.spurious.offset // _WORD
+NOTIFIES = ControlPage.notifies.offset // _WORD
+INTERRUPTS = ControlPage.interrupts.offset // _WORD
+SERVICED = ControlPage.serviced.offset // _WORD
+IS_TRACING = ControlPage.is_tracing.offset // _WORD
+TAKEN_IDX = ControlPage.taken_idx.offset // _WORD
+LOOKED_IDX = ControlPage.looked_idx.offset // _WORD
+
+_LANE_SIZE = ctypes.sizeof(TraceLane)
+_CONTROL_SIZE = PAGE_SIZE
+SIZE = _CONTROL_SIZE + TRACE_LANES * _LANE_SIZE
+
+
+class Page:
+    """The control page of one Launcher; `close()` it, or use it in a `with`."""
+
+    def __init__(self, fd: int) -> None:
+        """Map the page that `fd` is; the fd belongs to the result, and is closed when this fails."""
+        try:
+            if os.fstat(fd).st_size != SIZE:
+                raise MemoryRefused(f"control page: {os.fstat(fd).st_size} bytes, but this version has {SIZE}")
+            self._mapping = mmap.mmap(fd, SIZE, mmap.MAP_SHARED)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._bytes = memoryview(self._mapping)
+        self.words = self._bytes.cast("Q")
+
+    @classmethod
+    def create(cls) -> Page:
+        """Make a zeroed page that can be passed to a Waker by its `fileno()`."""
+        fd = os.memfd_create("control-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, SIZE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return cls(fd)
+
+    def fileno(self) -> int:
+        """Return the fd, which stays ours."""
+        return self._fd
+
+    def lane(self, number: int) -> memoryview:
+        """Return the 64-bit words of one trace lane (structs.TraceLane)."""
+        start = _CONTROL_SIZE + number * _LANE_SIZE
+        return self._bytes[start : start + _LANE_SIZE].cast("Q")
+
+    def close(self) -> None:
+        """Unmap and close; once closed, closing again does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        with contextlib.suppress(BufferError):
+            self.words.release()
+            self._bytes.release()
+            self._mapping.close()
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
