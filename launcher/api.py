@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shared.breaker import Breaker
 from shared.virtqueue import Virtqueue
+from shared.vring_layout import VringLayout
 from waker import Source
 
 
@@ -73,7 +74,11 @@ class Vcpu(Protocol):
 
 
 class Device(Protocol):
-    """One device as the table and the loop see it. Called by the vCPU's thread only."""
+    """One device as the table and the loop see it. Called by the vCPU's thread only.
+
+    A device never raises an interrupt by itself: it says which of its lines wants one, and is asked after each call.
+    Line n belongs to queue n; a device without queues has line 0.
+    """
 
     name: str
     type_id: int
@@ -81,11 +86,11 @@ class Device(Protocol):
     features: int
     config: bytes
 
-    def start(self, queues: Sequence[Virtqueue], features: int) -> None:
-        """Take the queues, in the order of `queue_sizes`, and the features that the Guest acknowledged."""
+    def attach(self, rings: Sequence[VringLayout]) -> Sequence[Source]:
+        """Learn where its rings are, before the Guest exists; return what is to be watched from the beginning."""
 
-    def sources(self) -> Sequence[Source]:
-        """Return what is to be watched from the beginning."""
+    def start(self, queues: Sequence[Virtqueue]) -> Sequence[Source]:
+        """Take the queues: the Guest's driver is ready. Return the sources that are to be watched again."""
 
     def on_ready(self, source: Source) -> bool:
         """Serve a source that is ready; False says: stop watching it until the Guest notifies again."""
@@ -93,8 +98,11 @@ class Device(Protocol):
     def on_notify(self, queue: int) -> Sequence[Source]:
         """Serve a queue in which the Guest put something; return the sources that are to be watched again."""
 
+    def lines(self) -> Sequence[int]:
+        """Return the lines that want an interrupt for what happened since this was last asked."""
+
     def reset(self) -> None:
-        """Forget the Guest: it wrote 0 into the status."""
+        """Forget the queues: the Guest wrote 0 into the status."""
 
     def close(self) -> None:
         """Give back what the device opened or changed."""

@@ -44,11 +44,13 @@ class BadAddress(LabError):  # noqa: N818 - the design's name
 
 
 class RingError(LabError):
-    """Report a malformed ring: the queue is broken from here on, the Launcher lives."""
+    """Report a malformed ring: the queue is broken from here on, the Launcher lives.
+
+    `reason` is a sentence, or, where there is a descriptor, what that one does: `ends at 0x21000, past ...`.
+    """
 
     def __init__(self, queue: str, descriptor: int | None, reason: str) -> None:
-        where = queue if descriptor is None else f"{queue}: descriptor {descriptor}"
-        super().__init__(f"{where}: {reason}")
+        super().__init__(f"{queue}: {reason}" if descriptor is None else f"{queue}: descriptor {descriptor} {reason}")
         self.queue, self.descriptor, self.reason = queue, descriptor, reason
 
 

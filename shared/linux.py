@@ -50,6 +50,15 @@ def ioctl_or_errno(fd: int, request: int, arg: int = 0) -> int:
     return result if result >= 0 else -ctypes.get_errno()
 
 
+def is_open(fd: int) -> bool:
+    """Whether this number is an open file in this process."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def tgkill(pid: int, tid: int, signo: int) -> None:
     """Send a signal to one thread of one process (tgkill(2)); raise `OSError` when it is gone.
 
@@ -78,3 +87,6 @@ def _fence_by_membarrier() -> None:
 # instructions between two bytecodes are none: on the machine this was written on, 1 to 3 % of 200,000 tries went
 # wrong without it and none with it (tests/unit/test_fence.py repeats that). Cost: about 60 ns on x86.
 fence = _fence_by_locked_instruction if _IS_X86 else _fence_by_membarrier
+
+# Whether "the entry, then the index" needs a fence too: x86 keeps two stores in order, and two loads; others do not.
+IS_WEAKLY_ORDERED = not _IS_X86

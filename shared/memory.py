@@ -75,7 +75,7 @@ class GuestMemory:
         """Map memory that another process passed as `fd`, which now belongs to the result.
 
         Raises `MemoryRefused`, and closes `fd`, when the canary is not seen through this mapping (the owner's
-        is private), or when a memfd is not sealed against shrinking.
+        is private), or when a memfd is not sealed against shrinking; `BadAddress` for a canary outside it.
         """
         mapping: mmap.mmap | None = None
         try:
@@ -92,12 +92,15 @@ class GuestMemory:
                 mapping.close()
             os.close(fd)
             raise
-        if canary is not None and (seen := memory._word(canary.addr)) != canary.word:
+        try:
+            if canary is not None and (seen := memory._word(canary.addr)) != canary.word:
+                raise MemoryRefused(
+                    f"guest memory: a private mapping (its owner wrote {canary.word:#x} at {canary.addr:#x}, "
+                    f"this process reads {seen:#x}); map it MAP_SHARED, or ask for a fork Waker"
+                )
+        except BaseException:
             memory.close()
-            raise MemoryRefused(
-                f"guest memory: a private mapping (its owner wrote {canary.word:#x} at {canary.addr:#x}, "
-                f"this process reads {seen:#x}); map it MAP_SHARED, or ask for a fork Waker"
-            )
+            raise
         return memory
 
     @classmethod

@@ -1,7 +1,81 @@
-"""Makes a running Guest stop and look. The front door: the Launcher knows nothing behind it."""
+"""Makes a running Guest stop and look. The front door: the Launcher knows nothing behind it.
+
+    with waker.start("process/select", memory, page, breaker, [source]) as wake:
+        …
+
+A Waker's name is `PLACE/STRATEGY[+BREAKER]`; `names()` lists those that there are, found by looking.
+"""
 
 from __future__ import annotations
 
-from waker.api import Source
+from collections.abc import Sequence
+from typing import NamedTuple
 
-__all__ = ["Source"]
+from shared.breaker import KINDS, Breaker
+from shared.errors import CannotRunError, UsageError
+from shared.memory import GuestMemory
+from shared.page import Page
+from waker.api import Place, Setup, Source, WakerStats
+from waker.handle import Waker
+from waker.places import PLACES
+from waker.strategies import missing, strategy_description, strategy_names
+
+__all__ = ["Source", "Waker", "WakerName", "WakerStats", "description", "names", "parse", "start", "why_not"]
+
+
+class WakerName(NamedTuple):
+    """A name taken apart; `breaker` is None where the engine's default is meant."""
+
+    place: str
+    strategy: str
+    breaker: str | None
+
+    @property
+    def needs_private_memory(self) -> bool:
+        """Whether Guest memory must be private for this Waker: what it was in 2007 is its point."""
+        return self.place == "fork"
+
+
+def names() -> list[str]:
+    """Return the names of all Wakers, without breakers, the historical order of places first."""
+    return [f"{place}/{strategy}" for place in PLACES for strategy in strategy_names()]
+
+
+def parse(name: str) -> WakerName:
+    """Take a name apart; raise `UsageError`, listing what there is, when no such Waker exists."""
+    base, plus, breaker = name.partition("+")
+    if base not in names():
+        raise UsageError(f"waker '{name}' is not known; there are {', '.join(names())}")
+    if plus and breaker not in KINDS:
+        raise UsageError(f"breaker '{breaker}' of waker '{name}' is not known; there are {', '.join(KINDS)}")
+    place, _, strategy = base.partition("/")
+    return WakerName(place, strategy, breaker or None)
+
+
+def why_not(name: str) -> str | None:
+    """Return why this Waker cannot run here, or None when it can; raise `UsageError` for an unknown name."""
+    return missing(parse(name).strategy)
+
+
+def description(name: str) -> str:
+    """Return what this Waker is and where it came from, in one line."""
+    parsed = parse(name)
+    return f"{PLACES[parsed.place].__doc__} {strategy_description(parsed.strategy)}"
+
+
+def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources: Sequence[Source] = ()) -> Waker:
+    """Start a Waker that breaks the vCPU of `breaker` when one of `sources` is ready. The vCPU's thread calls it.
+
+    Raises `UsageError` for an unknown name, `CannotRunError` for one that cannot run here, `MemoryRefused` when it
+    needs shared memory and got private, `SourceRefused` when it cannot watch a source, `WakerError` when it does not
+    come up.
+    """
+    parsed = parse(name)
+    reason = missing(parsed.strategy)
+    if reason is not None:
+        raise CannotRunError(f"waker '{name}' cannot run here: {reason}")
+
+    def start_place(watched: Sequence[tuple[int, Source]]) -> Place:
+        return PLACES[parsed.place](Setup(parsed.strategy, memory, page, breaker, watched))
+
+    return Waker(name, start_place, page, sources)

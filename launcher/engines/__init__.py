@@ -1,0 +1,121 @@
+"""What runs a Guest. Engines know memory, a breaker and how to start; never devices or Wakers.
+
+`auto` takes kvm where /dev/kvm really runs a Guest, else python, and the caller says which and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, util
+from pathlib import Path
+from typing import NamedTuple
+
+from launcher import guests, image
+from launcher.api import Boot, Vcpu
+from launcher.engines import kvm, python
+from shared.breaker import Breaker
+from shared.errors import CannotRunError, UsageError
+from shared.memory import GuestMemory
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine: what it is, what stops it (the default first), why it cannot run here, and how to make a vCPU."""
+
+    name: str
+    description: str
+    breakers: tuple[str, ...]
+    why_not: Callable[[], str | None]
+    open: Callable[[str, GuestMemory, int, Breaker], Vcpu]
+    """Given a Guest's name or path, its memory, the address of the device page, and what is to break it."""
+
+
+class Choice(NamedTuple):
+    """An engine, and why it was taken where `auto` was asked for."""
+
+    engine: Engine
+    reason: str
+
+
+def names() -> list[str]:
+    """Return the names of all engines, in the order in which `auto` prefers them."""
+    return list(_ENGINES)
+
+
+def get(name: str) -> Engine:
+    """Return the engine of this name; raise `UsageError`, listing what there is, when there is none."""
+    if name not in _ENGINES:
+        raise UsageError(f"engine '{name}' is not known; there are {AUTO}, {', '.join(_ENGINES)}")
+    return _ENGINES[name]
+
+
+def choose(name: str, guest: str) -> Choice:
+    """Return the engine asked for, or for `auto` the best one that runs this Guest here.
+
+    Raises `UsageError` for an unknown engine or one that cannot run here, `CannotRunError` when `auto` finds none.
+    """
+    if name != AUTO:
+        engine = get(name)
+        reason = engine.why_not()
+        if reason is not None:
+            raise UsageError(f"engine '{name}' cannot run here: {reason}; try --engine {AUTO}")
+        return Choice(engine, "asked for")
+    if guest.endswith(".py"):
+        return Choice(_ENGINES["python"], "the Guest is written in Python")
+    reason = kvm.why_not()
+    if reason is None:
+        return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
+    if guest in guests.names():
+        return Choice(_ENGINES["python"], f"kvm: {reason}")
+    image.check(guest)
+    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
+
+
+def _open_kvm(guest: str, memory: GuestMemory, device_page: int, breaker: Breaker) -> Vcpu:
+    path = guests.image_path(guest) if guest in guests.names() else Path(guest)
+    if path.suffix == ".py":
+        raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
+    entry = image.load(path, memory, device_page)
+    return kvm.KvmVcpu(memory, Boot(device_page, entry), breaker)
+
+
+def _open_python(guest: str, memory: GuestMemory, device_page: int, breaker: Breaker) -> Vcpu:
+    return python.PythonVcpu(memory, _load_program(guest), Boot(device_page), breaker)
+
+
+def _load_program(guest: str) -> python.Program:
+    if guest in guests.names():
+        module = import_module(f"launcher.guests.{guest}")
+    elif guest.endswith(".py"):
+        if not Path(guest).is_file():
+            raise UsageError(f"image '{guest}': no such file")
+        spec = util.spec_from_file_location("guest", guest)
+        assert spec is not None and spec.loader is not None  # it ends in .py
+        module = util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise UsageError(f"image '{guest}' cannot be imported: {type(error).__name__}: {error}") from error
+    else:
+        image.check(guest)
+        raise UsageError(
+            f"image '{guest}' is machine code; engine python runs Guests written in Python "
+            f"({', '.join(guests.names())}, or a .py file), so give --engine kvm"
+        )
+    program: python.Program | None = getattr(module, "run", None)
+    if not callable(program):
+        raise UsageError(f"image '{guest}' has no function run(cpu), which is where a Guest in Python begins")
+    return program
+
+
+def _always() -> None:
+    return None
+
+
+_ENGINES = {
+    "kvm": Engine("kvm", "machine code on /dev/kvm, one vCPU, 32-bit", kvm.BREAKERS, kvm.why_not, _open_kvm),
+    "python": Engine("python", "a Guest written in Python, no privileges", python.BREAKERS, _always, _open_python),
+}

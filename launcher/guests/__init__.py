@@ -1,0 +1,23 @@
+"""The built-in Guests, the same set for every engine: NAME.py for `python`, i386/NAME.elf for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_IMAGES = Path(__file__).parent / "i386"
+
+
+def names() -> list[str]:
+    """Return the names of the built-in Guests."""
+    return sorted(path.stem for path in _IMAGES.glob("*.elf"))
+
+
+def image_path(name: str) -> Path:
+    """Return where the machine-code image of a built-in Guest is."""
+    return _IMAGES / f"{name}.elf"
+
+
+def description(name: str) -> str:
+    """Return what a built-in Guest does: the first line of its source."""
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    return source.removeprefix('"""').split('"""', 1)[0].split("\n", 1)[0]

@@ -1,0 +1,28 @@
+"""How readiness is learnt: one file, one strategy; the file's name is its name on the command line.
+
+There is no registry: a strategy exists because its file does.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+
+def strategy_names() -> list[str]:
+    """Return the names of all strategies, in alphabetical order."""
+    return sorted(
+        name.removesuffix(".py") for name in os.listdir(__path__[0]) if name.endswith(".py") and name[0] != "_"
+    )
+
+
+def missing(name: str) -> str | None:
+    """Return why this strategy cannot run here, or None when it can."""
+    reason: str | None = import_module(f"waker.strategies.{name}").missing()
+    return reason
+
+
+def strategy_description(name: str) -> str:
+    """Return what this strategy is: the first line of its file."""
+    text = import_module(f"waker.strategies.{name}").__doc__ or ""
+    return text.split("\n", 1)[0]

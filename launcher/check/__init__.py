@@ -1,0 +1,1 @@
+"""`launcher check`: proves what every Waker must keep, Waker by Waker, engine by engine."""

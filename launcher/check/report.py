@@ -1,0 +1,115 @@
+"""Runs the rules and says what came of it: a table for people, JSON Lines for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import waker
+from launcher import engines
+from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
+from launcher.check.rules import RULES
+from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
+
+PASS, FAIL, EXPECTED, SKIP = "pass", "fail", "expected", "skip"
+
+
+class Finding(NamedTuple):
+    """What came of one rule for one Waker on one engine."""
+
+    waker: str
+    engine: str
+    rule: str
+    outcome: str
+    detail: str
+
+
+def check(wakers: Sequence[str], engine_names: Sequence[str], rules: Sequence[str]) -> Iterator[Finding]:
+    """Try the rules on every pair, in order; the main thread only, which becomes the vCPU's."""
+    for engine_name in engine_names:
+        engine_missing = engines.get(engine_name).why_not()
+        for waker_name in wakers:
+            why_not = waker.why_not(waker_name) or (engine_missing and f"{engine_name}: {engine_missing}")
+            for rule in rules:
+                outcome, detail = (SKIP, why_not) if why_not else try_rule(rule, waker_name, engine_name)
+                yield Finding(waker_name, engine_name, rule, outcome, detail)
+
+
+def try_rule(rule: str, waker_name: str, engine_name: str) -> tuple[str, str]:
+    """Try one rule and return its outcome and the evidence."""
+    try:
+        return PASS, RULES[rule](waker_name, engine_name)
+    except ExpectedlyStale as stale:
+        return EXPECTED, str(stale)
+    except RuleSkipped as reason:
+        return SKIP, str(reason)
+    except (RuleBroken, LabError) as broken:
+        return FAIL, str(broken)
+    except OSError as error:
+        return FAIL, f"{type(error).__name__}: {error}"
+
+
+def main(
+    wakers: Sequence[str] | None, engine_names: Sequence[str] | None, rules: Sequence[str] | None, *, is_json: bool
+) -> int:
+    """Check what was named (all that there is, without names), print it, and return the exit code."""
+    for name in wakers or ():
+        waker.parse(name)
+    for name in engine_names or ():
+        engines.get(name)
+    for rule in rules or ():
+        if rule not in RULES:
+            raise UsageError(f"rule '{rule}' is not known; there are {', '.join(RULES)}")
+    findings = check(wakers or waker.names(), engine_names or engines.names(), rules or list(RULES))
+    outcomes = _print_json(findings) if is_json else _print_table(findings)
+    if FAIL in outcomes:
+        return EXIT_BROKEN_RULE
+    return EXIT_FINE if outcomes - {SKIP} else EXIT_CANNOT_RUN_HERE
+
+
+def _print_json(findings: Iterable[Finding]) -> set[str]:
+    outcomes = set()
+    for finding in findings:
+        print(json.dumps(finding._asdict()), flush=True)
+        outcomes.add(finding.outcome)
+    return outcomes
+
+
+def _print_table(findings: Iterable[Finding]) -> set[str]:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
+    rows: dict[tuple[str, str], dict[str, Finding]] = {}
+    progress = Console(stderr=True)
+    with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
+        for finding in findings:
+            rows.setdefault((finding.engine, finding.waker), {})[finding.rule] = finding
+    rules = list(dict.fromkeys(rule for row in rows.values() for rule in row))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("engine", "waker", *rules):
+        table.add_column(heading, no_wrap=True)
+    for (engine_name, waker_name), row in rows.items():
+        table.add_row(engine_name, waker_name, *(Text(row[r].outcome, styles[row[r].outcome]) for r in rules))
+    # Rows must stay rows when the output is a pipe, which has no width.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    remarks = [f for row in rows.values() for f in row.values() if f.outcome != PASS]
+    for reason, engine_name, waker_name, rule in _folded(remarks):
+        console.print(f"{engine_name} {waker_name} {rule}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    return {finding.outcome for row in rows.values() for finding in row.values()}
+
+
+def _folded(remarks: Sequence[Finding]) -> Iterator[tuple[str, str, str, str]]:
+    """Say a reason once that skips a whole row."""
+    said = set()
+    for finding in remarks:
+        if finding.outcome == SKIP:
+            if (finding.engine, finding.waker, finding.detail) in said:
+                continue
+            said.add((finding.engine, finding.waker, finding.detail))
+        yield f"{finding.outcome}: {finding.detail}", finding.engine, finding.waker, finding.rule

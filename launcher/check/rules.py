@@ -1,0 +1,360 @@
+"""What every Waker must keep: W1 to W12, each a function that tries it and returns the evidence.
+
+A rule raises `RuleBroken` when it does not hold, `RuleSkipped` when it cannot be tried here, and (W7, fork alone)
+`ExpectedlyStale`. Anything else that is raised means broken, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+
+import psutil
+
+import waker
+from launcher.check.rig import ExpectedlyStale, Rig, RuleBroken, RuleSkipped, open_rig
+from launcher.devices.peer import VringPeer
+from launcher.guests.idle import COUNTER
+from shared.driverqueue import DriverQueue
+from shared.errors import SourceRefused
+from shared.page import LOOKED_IDX, LOOKS, SPURIOUS, WAKES
+from shared.virtqueue import Virtqueue
+
+EARLY_BREAKS = 200
+DEATHS = 4
+MANY = 10_000
+GONE_WITHIN_S = 0.1
+_RING_MEMORY = 0x20000
+
+Rule = Callable[[str, str], str]
+
+
+def w1_wakes(waker_name: str, engine: str) -> str:
+    """A watched fd that becomes readable breaks the Guest."""
+    with open_rig(waker_name, engine) as rig:
+        for at in (0, 1, 0):
+            rig.pulse.ring(at)
+            rig.expect_break(f"source {at} became ready")
+        _expect(rig.pulse.rung == 3, f"{rig.pulse.rung} of 3 rings were served")
+        return "3 rings on 2 sources, 3 served"
+
+
+def w2_level(waker_name: str, engine: str) -> str:
+    """Data left unread wakes again after the release."""
+    with open_rig(waker_name, engine) as rig:
+        rig.pulse.is_serving = False
+        rig.pulse.ring()
+        for again in range(3):
+            rig.expect_break(f"unread data, look {again + 1}")
+        rig.pulse.is_serving = True
+        rig.expect_break("unread data, the last look")
+        _expect(rig.pulse.rung == 1, f"{rig.pulse.rung} of 1 rings were served")
+        rig.expect_quiet("the data was read")
+        return "woken 4 times for one ring until it was read, then quiet"
+
+
+def w3_quiet(waker_name: str, engine: str) -> str:
+    """An unwatched or idle fd never breaks the Guest; nothing happening costs no wake-ups."""
+    with open_rig(waker_name, engine) as rig:
+        words = rig.machine.page.words
+        rig.expect_quiet("nothing is ready")
+        rig.machine.loop.unwatch([rig.pulse.sources[0]])
+        rig.pulse.ring(0)
+        rig.expect_quiet("an fd that is not watched is ready")
+        wakes, switches = words[WAKES], _switches(rig)
+        rig.expect_quiet("nothing happens")
+        _expect(words[WAKES] == wakes, f"the strategy returned {words[WAKES] - wakes} times while nothing happened")
+        moved = None if switches is None else (_switches(rig) or 0) - switches
+        _expect(not moved, f"the Waker was scheduled {moved} times while nothing happened")
+        rig.pulse.ring(1)
+        rig.expect_break("its neighbour became ready")
+        return "no break, no return of the strategy, no context switch"
+
+
+def w4_rewatch(waker_name: str, engine: str) -> str:
+    """Data that arrived while unwatched wakes as soon as it is watched again."""
+    with open_rig(waker_name, engine) as rig:
+        source = rig.pulse.sources[0]
+        for _ in range(5):
+            rig.machine.loop.unwatch([source])
+            rig.pulse.ring(0)
+            rig.machine.loop.watch([source])
+            rig.expect_break("watched again with data waiting")
+        _expect(rig.pulse.rung == 5, f"{rig.pulse.rung} of 5 rings were served")
+        return "5 times data came while unwatched, 5 served on watching again"
+
+
+def w5_held(waker_name: str, engine: str) -> str:
+    """No second break before the first is released."""
+    with open_rig(waker_name, engine) as rig:
+        loop = rig.machine.loop
+        rig.pulse.ring(0)
+        held = rig.leave("source 0 became ready")
+        before = rig.breaks
+        rig.pulse.ring(1)
+        rig.linger()
+        _expect(rig.breaks == before, f"{rig.breaks - before} more breaks while the first was not released")
+        # A held Waker must still obey: the Launcher waits for the answer.
+        loop.unwatch([rig.pulse.sources[1]])
+        loop.watch([rig.pulse.sources[1]])
+        _expect(rig.breaks == before, "a change made a held Waker break again")
+        loop.waker.release(held)
+        rig.expect_break("released, with both sources ready")
+        _expect(rig.pulse.rung == 2, f"{rig.pulse.rung} of 2 rings were served")
+        return "held until released, obeying changes meanwhile"
+
+
+def w6_early(waker_name: str, engine: str) -> str:
+    """A break that lands between service and entry is not lost."""
+    with open_rig(waker_name, engine) as rig:
+        for turn in range(EARLY_BREAKS):
+            rig.pulse.ring(turn % 2)
+            rig.wait_for_break(f"ring {turn}")  # the break is made before the Guest is entered
+            rig.expect_break(f"break {turn}, made outside the Guest")
+        _expect(rig.pulse.rung == EARLY_BREAKS, f"{rig.pulse.rung} of {EARLY_BREAKS} rings were served")
+        return f"{EARLY_BREAKS} breaks made before entry, none lost"
+
+
+def w7_vring(waker_name: str, engine: str) -> str:
+    """A vring fd is ready exactly when the ring has news, seen through the Waker's own mapping."""
+    with open_rig(waker_name, engine) as rig, _filler(rig) as fill:
+        words, memory = rig.machine.page.words, rig.machine.memory
+        guest = DriverQueue(memory, rig.vring.layout, "guest queue")
+        for number in range(4):
+            guest.add([], [(_RING_MEMORY + number * 64, 64)], number)
+        counted = memory.view(COUNTER, 4).cast("I")
+
+        looks = words[LOOKS]
+        os.eventfd_write(rig.vring.fd.doorbell, 1)
+        rig.expect_quiet("the doorbell rang, but the ring has no news")
+        _expect(words[LOOKS] > looks, "the doorbell rang and the Waker did not look")
+
+        looks = words[LOOKS]
+        fill("hello")
+        idx = memory.u16[rig.vring.layout.used_idx >> 1]
+        if waker.parse(waker_name).needs_private_memory:
+            rig.expect_quiet("a forked Waker was not expected to see the ring")
+            seen = words[LOOKED_IDX]
+            _expect(words[LOOKS] > looks and seen != idx, "a forked Waker is not stale: its memory is not private")
+            raise ExpectedlyStale(f"stale: the doorbell rang, the Waker saw used.idx {seen}, memory has {idx}")
+        rig.expect_break("the ring has news")
+        _expect(guest.reap() == (0, 5), "the buffer did not come back with 5 bytes")
+        _expect(bytes(memory.view(_RING_MEMORY, 5)) == b"hello", "the buffer does not hold what the peer wrote")
+        rig.expect_quiet("the news was taken")
+        _expect(counted[0] == 1, f"the Guest counted {counted[0]} interrupts instead of 1")
+
+        fill("two")
+        fill("three")
+        rig.expect_break("the ring has news, twice over")
+        _expect(rig.vring.taken == 3, f"{rig.vring.taken} of 3 used buffers were announced")
+        counted.release()
+        return f"filled by another process; the Waker saw used.idx {words[LOOKED_IDX]}, the Guest was interrupted"
+
+
+def w8_reuse(waker_name: str, engine: str) -> str:
+    """Closing an fd, or its number coming back as another file, wakes nobody wrongly."""
+    with open_rig(waker_name, engine) as rig:
+        loop, pulse, table = rig.machine.loop, rig.pulse, rig.machine.table
+        old = pulse.open()
+        table.adopt(pulse, [old])
+        loop.watch([old])
+        loop.unwatch([old])
+        pulse.close_source(old)
+        new = pulse.open()
+        table.adopt(pulse, [new])
+        _expect(new.fd == old.fd, "the number did not come back; the rule was not tried")
+        pulse.ring_source(new)
+        rig.expect_quiet("another file came under a number that is not watched")
+        loop.watch([new])
+        rig.expect_break("the other file is watched")
+
+        # Closed without a word while it is watched and ready: a mistake of a device must not hurt the others.
+        pulse.ring_source(new)
+        pulse.close_source(new)
+        spurious = rig.machine.page.words[SPURIOUS]
+        for turn in range(3):
+            pulse.ring(0)
+            while pulse.rung < 2 + turn:
+                rig.expect_break("a neighbour of a closed fd became ready")
+        spurious = rig.machine.page.words[SPURIOUS] - spurious
+        _expect(spurious <= 1, f"a closed fd broke the Guest {spurious} times for nothing")
+        rig.expect_quiet("the closed fd is forgotten")
+        return "a reused number woke nobody; a file closed while watched left its neighbours alone"
+
+
+def w9_exit(waker_name: str, engine: str) -> str:
+    """When the Launcher dies (SIGKILL too) the Waker is gone within 100 ms, and nothing is left."""
+    before = _names_left()
+    took_ms = []
+    for _ in range(3):  # the best of three: a busy machine may be late to run a process that must exit
+        took_s = _kill_a_launcher(waker_name, engine)
+        took_ms.append(took_s * 1e3)
+        if took_s <= GONE_WITHIN_S:
+            break
+    _expect(min(took_ms) <= GONE_WITHIN_S * 1e3, f"the Waker outlived its Launcher by {min(took_ms):.0f} ms")
+    _expect(_names_left() == before, f"left behind: {sorted(_names_left() - before)}")
+    return f"all gone {min(took_ms):.1f} ms after SIGKILL, nothing left"
+
+
+def w10_death(waker_name: str, engine: str) -> str:
+    """When the Waker dies (SIGKILL too) the Launcher notices, starts another, and no input is lost."""
+    with open_rig(waker_name, engine) as rig:
+        wake = rig.machine.loop.waker
+        for turn in range(DEATHS):
+            wake.kill()
+            if turn % 2:
+                rig.pulse.ring(turn % 2)  # while nobody watches
+            rig.machine.loop.run_once()  # the death itself breaks the Guest, which would else halt for ever
+            if not turn % 2:
+                rig.pulse.ring(turn % 2)
+            while rig.pulse.rung <= turn:
+                rig.expect_break(f"ring {turn}, after death {turn + 1}")
+        held = None
+        rig.pulse.ring(0)
+        held = rig.leave("a ring before the last death")
+        wake.kill()  # while it is held
+        wake.release(held)
+        while rig.pulse.rung <= DEATHS:
+            rig.expect_break("a ring that was not served before its Waker died")
+        replaced = wake.stats().replaced
+        _expect(wake.alive(), "the last Waker is not alive")
+        _expect(0 < replaced <= DEATHS + 1, f"{replaced} Wakers were started for {DEATHS + 1} deaths")
+        return f"{DEATHS + 1} deaths, {replaced} replaced, {rig.pulse.rung} of {DEATHS + 1} rings served"
+
+
+def w11_many(waker_name: str, engine: str) -> str:
+    """10,000 fds; what cannot take them refuses the one it cannot in one clear sentence, and goes on."""
+    with _many_fds(), open_rig(waker_name, engine) as rig:
+        loop, pulse = rig.machine.loop, rig.pulse
+        refusal = ""
+        while len(pulse.sources) < MANY and not refusal:
+            source = pulse.open()
+            rig.machine.table.adopt(pulse, [source])
+            try:
+                loop.watch([source])
+            except SourceRefused as error:
+                refusal = str(error)
+                pulse.close_source(source)
+        last = len(pulse.sources) - 1
+        for at in (last, 0, last // 2):
+            pulse.ring(at)
+            rig.expect_break(f"source {at} of {last + 1} became ready")
+        _expect(pulse.rung == 3, f"{pulse.rung} of 3 rings were served")
+        if not refusal:
+            return f"{len(pulse.sources)} fds watched, the first, the middle and the last of them wake"
+        _expect("FD_SETSIZE" in refusal, f"refused without a reason that says why: {refusal}")
+        return f"{len(pulse.sources)} fds watched, the next refused: {refusal}"
+
+
+def w12_busy(waker_name: str, engine: str) -> str:
+    """A Guest that never leaves by itself is still broken out."""
+    with open_rig(waker_name, engine, guest="spin") as rig:
+        for turn in range(10):
+            rig.pulse.ring(turn % 2)
+            rig.expect_break(f"ring {turn}, with a Guest that computes")
+        _expect(rig.pulse.rung == 10, f"{rig.pulse.rung} of 10 rings were served")
+        return "10 rings, 10 served, the Guest computing all the time"
+
+
+RULES: dict[str, Rule] = {
+    "W1": w1_wakes,
+    "W2": w2_level,
+    "W3": w3_quiet,
+    "W4": w4_rewatch,
+    "W5": w5_held,
+    "W6": w6_early,
+    "W7": w7_vring,
+    "W8": w8_reuse,
+    "W9": w9_exit,
+    "W10": w10_death,
+    "W11": w11_many,
+    "W12": w12_busy,
+}
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise RuleBroken(otherwise)
+
+
+def _switches(rig: Rig) -> int | None:
+    """How often the Waker's process was scheduled; None for one that has no process of its own."""
+    pid = rig.machine.loop.waker.stats().pid
+    if pid == os.getpid():
+        return None
+    counts = psutil.Process(pid).num_ctx_switches()
+    return int(counts.voluntary) + int(counts.involuntary)
+
+
+@contextlib.contextmanager
+def _filler(rig: Rig) -> Iterator[Callable[[str], None]]:
+    """Yield what fills the Guest's next buffer: another process, wherever memory can be given to one."""
+    memory, vring = rig.machine.memory, rig.vring
+    if memory.is_shared:
+        with VringPeer(memory, vring.layout, vring.fd) as peer:
+            yield peer.fill
+        return
+    queue = Virtqueue(memory, vring.layout, "vring")
+
+    def fill(text: str) -> None:
+        chain = queue.pop()
+        assert chain is not None  # the rule has just offered it
+        queue.push(chain, chain.write(text.encode()))
+        os.eventfd_write(vring.fd.doorbell, 1)
+
+    yield fill
+
+
+@contextlib.contextmanager
+def _many_fds() -> Iterator[None]:
+    """Raise the limit of open files as far as it goes, for this process and the Wakers it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < MANY + 256:
+        raise RuleSkipped(f"RLIMIT_NOFILE's hard limit is {hard}; {MANY + 256} open files are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _names_left() -> set[str]:
+    found = set()
+    for folder in ("/dev/shm", "/dev/mqueue"):
+        with contextlib.suppress(OSError):
+            found |= {str(path) for path in Path(folder).iterdir()}
+    return found
+
+
+def _kill_a_launcher(waker_name: str, engine: str) -> float:
+    """Run a Launcher, kill it while its Guest sleeps, and return after how many seconds its Waker was gone."""
+    argv = [sys.executable, "-m", "launcher", "run", "--engine", engine, "--waker", waker_name, "idle"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as launcher:
+        assert launcher.stderr is not None
+        said = launcher.stderr.readline().decode()
+        if not said.startswith("launcher: guest idle"):
+            launcher.kill()
+            raise RuleBroken(f"a Launcher did not start: {said.strip()}")
+        pids = [launcher.pid, *(child.pid for child in psutil.Process(launcher.pid).children(recursive=True))]
+        pidfds = [os.pidfd_open(pid) for pid in pids]
+        try:
+            launcher.send_signal(signal.SIGKILL)
+            start = monotonic()
+            for pid, pidfd in zip(pids, pidfds, strict=True):
+                if not select.select([pidfd], [], [], 5.0)[0]:
+                    os.kill(pid, signal.SIGKILL)
+                    raise RuleBroken(f"process {pid} was still there 5 s after its Launcher died")
+            return monotonic() - start
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)

@@ -1,0 +1,96 @@
+"""Arguments in, exit code out; no logic.
+
+Data goes to standard output, everything else to standard error. Whatever is raised on purpose (`LabError`) becomes
+one sentence and its exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, LabError, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with the exit code that means so."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; the main thread only."""
+    try:
+        args = make_parser().parse_args(argv)
+        code: int = args.command(args)
+        sys.stdout.flush()
+    except LabError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _say("standard output was closed before all was written", EXIT_ERROR)
+    except OSError as error:
+        return _say(str(error), EXIT_ERROR)
+    return code
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"launcher: {sentence}", file=sys.stderr)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    import shtab
+
+    from launcher import commands
+    from launcher.config import DEFAULT_WAKER
+
+    parser = _Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
+    shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
+    sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = sub.add_parser("run", help="run a Guest with the console on this terminal")
+    run.add_argument(
+        "image",
+        nargs="?",
+        default="echo",
+        metavar="IMAGE",
+        help="a built-in Guest (echo), an ELF32 file, or a .py file",
+    )
+    run.add_argument("--engine", default="auto", help="what runs the Guest: auto, kvm, python (default: %(default)s)")
+    run.add_argument(
+        "--waker",
+        default=DEFAULT_WAKER,
+        metavar="NAME",
+        help="PLACE/STRATEGY[+BREAKER] (default: %(default)s)",
+    )
+    run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
+    run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
+    run.set_defaults(command=commands.run)
+
+    list_ = sub.add_parser("list", help="list the wakers, engines or guests there are")
+    list_.add_argument("what", choices=("wakers", "engines", "guests"), help="what to list")
+    list_.add_argument("--json", action="store_true", help="as JSON Lines")
+    list_.set_defaults(command=commands.list_)
+
+    check = sub.add_parser("check", help="prove the rules W1-W12, Waker by Waker, engine by engine")
+    check.add_argument("--waker", action="append", metavar="NAME", help="only this one (repeatable)")
+    check.add_argument("--engine", action="append", help="only this one (repeatable)")
+    check.add_argument("--rule", action="append", metavar="W", help="only this one (repeatable)")
+    check.add_argument("--json", action="store_true", help="as JSON Lines")
+    check.set_defaults(command=commands.check)
+    return parser
+
+
+def _mib(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of MiB") from None

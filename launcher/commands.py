@@ -1,0 +1,97 @@
+"""What the commands do: each takes its arguments and returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import waker
+from launcher import engines, guests
+from launcher.api import Device, Died
+from launcher.config import RunConfig
+from launcher.devices.console import Console
+from launcher.machine import Machine, open_machine
+from launcher.stop import StopRequests
+from shared.errors import EXIT_FINE, GuestDied
+from shared.memory import GuestMemory
+from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN, Page
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a Guest with the console on standard input and output."""
+    config = RunConfig(image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory)
+    with StopRequests() as stop:
+
+        def make_devices(_memory: GuestMemory, _page: Page) -> Sequence[Device]:
+            return [Console(stop_fd=stop.source.fd)]
+
+        with open_machine(config, make_devices, stop) as machine:
+            _say(
+                f"guest {config.image}, engine {machine.engine.engine.name} ({machine.engine.reason}), waker {config.waker}"
+            )
+            exit_ = machine.loop.run()
+            if args.verbose:
+                _say(_counts(machine))
+    if isinstance(exit_, Died):
+        raise GuestDied(f"guest {config.image} died: {exit_.reason}")
+    return EXIT_FINE
+
+
+def list_(args: argparse.Namespace) -> int:
+    """List what there is, one line each: its name, whether it runs here, what it is."""
+    rows = {"wakers": _wakers, "engines": _engines, "guests": _guests}[args.what]()
+    if args.json:
+        for row in rows:
+            print(json.dumps(row))
+        return EXIT_FINE
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        why_not = f" (not here: {row['why_not']})" if row.get("why_not") else ""
+        print(f"{row['name']!s:{width}}  {row['description']}{why_not}")
+    return EXIT_FINE
+
+
+def check(args: argparse.Namespace) -> int:
+    """Prove the rules; see launcher/check/rules.py."""
+    from launcher.check import report
+
+    return report.main(args.waker, args.engine, args.rule, is_json=args.json)
+
+
+def _wakers() -> list[dict[str, object]]:
+    return [
+        {
+            "name": name,
+            "place": waker.parse(name).place,
+            "strategy": waker.parse(name).strategy,
+            "why_not": waker.why_not(name),
+            "description": waker.description(name),
+        }
+        for name in waker.names()
+    ]
+
+
+def _engines() -> list[dict[str, object]]:
+    found = [engines.get(name) for name in engines.names()]
+    return [
+        {"name": e.name, "breakers": e.breakers, "why_not": e.why_not(), "description": e.description} for e in found
+    ]
+
+
+def _guests() -> list[dict[str, object]]:
+    return [{"name": name, "description": guests.description(name)} for name in guests.names()]
+
+
+def _counts(machine: Machine) -> str:
+    words = machine.page.words
+    stats = machine.loop.waker.stats()
+    return (
+        f"{words[TAKEN]} breaks taken ({words[SPURIOUS]} for nothing), {words[NOTIFIES]} notifications, "
+        f"{words[INTERRUPTS]} interrupts; the Waker woke {stats.wakes} times and was replaced {stats.replaced} times"
+    )
+
+
+def _say(sentence: str) -> None:
+    print(f"launcher: {sentence}", file=sys.stderr)

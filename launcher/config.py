@@ -1,0 +1,31 @@
+"""What a run is made of: frozen values, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import UsageError
+
+MIN_MEMORY_MIB = 1
+MAX_MEMORY_MIB = 3072
+"""The Guests are 32-bit; the device page must stay below the addresses that KVM keeps for itself near 4 GiB."""
+
+DEFAULT_WAKER = "process/select"
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One `launcher run`. Raises `UsageError` for what no machine can be made of."""
+
+    image: str = "echo"
+    engine: str = "auto"
+    waker: str = DEFAULT_WAKER
+    memory_mib: int = 16
+    memory_backing: str = "memfd"
+    is_tracing: bool = False
+
+    def __post_init__(self) -> None:
+        if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
+            raise UsageError(
+                f"memory of {self.memory_mib} MiB cannot be made; give --memory {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"
+            )

@@ -1,0 +1,208 @@
+"""The console: standard input and output as virtio-console (VirtIO 1.3, 5.3), as lguest's Launcher had it.
+
+Queue 0 takes what is typed to the Guest, queue 1 what the Guest says. Three things are more than moving bytes:
+
+- A terminal is made raw, so that the Guest gets every key, and is put back on every way out that a process can take.
+- The end of the input hands the Guest one EOT (0x04), as a terminal's ^D would, and then nothing more.
+- A raw terminal has no ^C. So three of them within a second are taken as "let me out", as in lguest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import termios
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+
+from shared.errors import Interrupted, LabError, RingError
+from shared.virtio import CONSOLE
+from shared.virtqueue import Chain, Virtqueue
+from shared.vring_layout import VringLayout
+from waker import Source
+
+EOT = b"\x04"
+_CTRL_C = 0x03
+_LET_ME_OUT = 3
+_WITHIN_S = 1.0
+_QUEUE_SIZE = 64
+# No more than this at a time goes out, so that one Guest buffer cannot block us for long (a pipe that is said to be
+# writable takes PIPE_BUF without blocking).
+_WRITE_SIZE = 4096
+
+
+class Console:
+    """The console device on two fds, which stay the caller's. The vCPU's thread calls it."""
+
+    name = "console"
+    type_id = CONSOLE
+    queue_sizes: tuple[int, ...] = (_QUEUE_SIZE, _QUEUE_SIZE)
+    features = 0
+    config = b""
+
+    def __init__(self, input_fd: int = 0, output_fd: int = 1, stop_fd: int | None = None) -> None:
+        """Take the two ends, and make the input raw if it is a terminal.
+
+        A write that would block for long gives up when `stop_fd` becomes readable: it says that the user wants out.
+        """
+        self._output_fd = output_fd
+        self._room = select.poll()
+        self._room.register(output_fd, select.POLLOUT)
+        if stop_fd is not None:
+            self._room.register(stop_fd, select.POLLIN)
+        self._queues: Sequence[Virtqueue] = ()
+        self._spare: Chain | None = None
+        self._is_starved = False
+        self._has_ended = False
+        self._owes_eot = False
+        self._interrupts: deque[float] = deque(maxlen=_LET_ME_OUT)
+        self._source = Source(input_fd, self.name)
+        self._cooked = _make_raw(input_fd)
+        try:
+            os.fstat(input_fd)
+        except OSError:  # closed by whoever started us: that is the end of the input, too
+            self._has_ended = self._owes_eot = True
+
+    def attach(self, rings: Sequence[VringLayout]) -> Sequence[Source]:
+        """Have the input watched."""
+        return self._sources()
+
+    def start(self, queues: Sequence[Virtqueue]) -> Sequence[Source]:
+        """Take both queues; what was typed before the Guest was ready comes now."""
+        self._queues = queues
+        queues[0].disable_notify()  # it is of interest only while we starve
+        self._is_starved = False
+        self._hand_over_eot()
+        return self._sources()
+
+    def on_ready(self, source: Source) -> bool:
+        """Move what was typed into the Guest's next buffer; False when it has given none."""
+        chain = self._take_input_buffer()
+        if chain is None:
+            return False
+        try:
+            data = os.read(source.fd, min(chain.writable_bytes, 65536))
+        except BlockingIOError:  # somebody else shares this file and was quicker
+            self._spare = chain
+            return True
+        except OSError as error:  # a terminal that hung up (EIO)
+            if not os.isatty(source.fd):
+                raise LabError(f"console: cannot read the input: {error.strerror}") from error
+            data = b""
+        self._watch_for_escape(data)
+        if not data:
+            self._has_ended = True
+        self._give(chain, data or EOT)
+        return not self._has_ended
+
+    def on_notify(self, queue: int) -> Sequence[Source]:
+        """Write what the Guest says; or take up reading again when it has given buffers to read into."""
+        if queue == 1:
+            self._write_out()
+            return ()
+        if not self._is_starved:
+            return ()
+        self._is_starved = False
+        self._queues[0].disable_notify()
+        self._hand_over_eot()
+        return self._sources()
+
+    def lines(self) -> Sequence[int]:
+        """Ask for the interrupts that the Guest wants to have."""
+        return [line for line, queue in enumerate(self._queues) if queue.needs_interrupt()]
+
+    def reset(self) -> None:
+        """Forget the queues."""
+        self._queues = ()
+        self._spare = None
+
+    def close(self) -> None:
+        """Put the terminal back as it was."""
+        cooked, self._cooked = self._cooked, None
+        if cooked is not None:
+            with contextlib.suppress(termios.error):  # the terminal has gone
+                termios.tcsetattr(self._source.fd, termios.TCSADRAIN, cooked)
+
+    def _sources(self) -> Sequence[Source]:
+        return () if self._has_ended else (self._source,)
+
+    def _take_input_buffer(self) -> Chain | None:
+        chain, self._spare = self._spare, None
+        if chain is not None or not self._queues:
+            return chain
+        queue = self._queues[0]
+        chain = queue.pop()
+        if chain is None and queue.enable_notify():
+            queue.disable_notify()
+            chain = queue.pop()
+        if chain is None:
+            self._is_starved = True
+            return None
+        if chain.readable or not chain.writable:
+            # VirtIO 1.3, 5.3.6: the receive queue holds buffers for the device to write.
+            raise RingError(queue.name, chain.head, "is a buffer for input that the device cannot write")
+        return chain
+
+    def _give(self, chain: Chain, data: bytes) -> None:
+        self._queues[0].push(chain, chain.write(data))
+
+    def _hand_over_eot(self) -> None:
+        if self._owes_eot and (chain := self._take_input_buffer()) is not None:
+            self._owes_eot = False
+            self._give(chain, EOT)
+
+    def _watch_for_escape(self, data: bytes) -> None:
+        if self._cooked is None:
+            return
+        now = monotonic()
+        self._interrupts.extend([now] * data.count(_CTRL_C))
+        if len(self._interrupts) == _LET_ME_OUT and now - self._interrupts[0] < _WITHIN_S:
+            raise Interrupted("stopped by three ^C within a second")
+
+    def _write_out(self) -> None:
+        queue = self._queues[1]
+        queue.disable_notify()
+        while True:
+            while (chain := queue.pop()) is not None:
+                if chain.writable:
+                    # VirtIO 1.3, 5.3.6: the transmit queue holds buffers for the device to read.
+                    raise RingError(queue.name, chain.head, "is a buffer of output that the device is to write")
+                self._write(chain.read())
+                queue.push(chain, 0)
+            if not queue.enable_notify():
+                return
+            queue.disable_notify()
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            if not self._wait_for_room():
+                return
+            try:
+                rest = rest[os.write(self._output_fd, rest[:_WRITE_SIZE]) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise LabError(f"console: cannot write the output: {error.strerror}") from error
+
+    def _wait_for_room(self) -> bool:
+        """Wait until the output takes more; False when the user wants out instead."""
+        return any(fd == self._output_fd for fd, _ in self._room.poll())
+
+
+def _make_raw(fd: int) -> list[int | list[bytes | int]] | None:
+    """Make a terminal hand over every key at once, unseen; return how it was, or None for what is no terminal."""
+    try:
+        cooked = termios.tcgetattr(fd)
+    except termios.error:
+        return None
+    raw = list(cooked)
+    raw[0] = cooked[0] & ~termios.IXON
+    raw[3] = cooked[3] & ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
+    control = list(cooked[6])
+    control[termios.VMIN], control[termios.VTIME] = 1, 0
+    raw[6] = control
+    termios.tcsetattr(fd, termios.TCSADRAIN, raw)
+    return cooked

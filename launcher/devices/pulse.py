@@ -1,0 +1,106 @@
+"""The pulse: files that a stimulus rings, and nothing behind them. What checks and benchmarks wake.
+
+Serving one means taking what was rung, so that it is quiet again; the Guest gets an interrupt for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from shared.errors import UsageError
+from shared.virtio import PULSE
+from shared.virtqueue import Virtqueue
+from shared.vring_layout import VringLayout
+from waker import Source
+
+KINDS = ("eventfd", "pipe")
+
+
+class Pulse:
+    """`count` sources of one kind. `ring` may be called by any thread; the rest by the vCPU's."""
+
+    name = "pulse"
+    type_id = PULSE
+    queue_sizes: tuple[int, ...] = ()
+    features = 0
+    config = b""
+
+    def __init__(self, count: int = 1, kind: str = "eventfd") -> None:
+        """Open `count` eventfds or pipes; raise `UsageError` for another kind."""
+        if kind not in KINDS:
+            raise UsageError(f"pulse: kind '{kind}' is not known; there are {', '.join(KINDS)}")
+        self._kind = kind
+        self._writers: dict[Source, int] = {}
+        self.sources: list[Source] = []
+        self.is_serving = True
+        """Set to False to leave what was rung unread: a source that stays ready."""
+        self.rung = 0
+        """How many rings were taken."""
+        self._wants_interrupt = False
+        for _ in range(count):
+            self.open()
+
+    def open(self) -> Source:
+        """Open one more; it is not watched until somebody says so."""
+        if self._kind == "eventfd":
+            reader = writer = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        source = Source(reader, f"pulse {len(self._writers)}")
+        self.sources.append(source)
+        self._writers[source] = writer
+        return source
+
+    def ring(self, at: int = 0) -> None:
+        """Make source `at` ready."""
+        self.ring_source(self.sources[at])
+
+    def ring_source(self, source: Source) -> None:
+        """Make this source ready."""
+        os.write(self._writers[source], (1).to_bytes(8, "little") if self._kind == "eventfd" else b"!")
+
+    def writer(self, at: int = 0) -> int:
+        """Return the fd that makes source `at` ready when written: 8 bytes little-endian 1, or any byte for a pipe."""
+        return self._writers[self.sources[at]]
+
+    def close_source(self, source: Source) -> None:
+        """Close one of them."""
+        self.sources.remove(source)
+        writer = self._writers.pop(source)
+        os.close(source.fd)
+        if writer != source.fd:
+            os.close(writer)
+
+    def attach(self, rings: Sequence[VringLayout]) -> Sequence[Source]:
+        """Have all sources watched."""
+        return self.sources
+
+    def start(self, queues: Sequence[Virtqueue]) -> Sequence[Source]:
+        """Do nothing: there are no queues."""
+        return ()
+
+    def on_ready(self, source: Source) -> bool:
+        """Take what was rung."""
+        if self.is_serving:
+            data = os.read(source.fd, 4096)
+            self.rung += int.from_bytes(data, "little") if self._kind == "eventfd" else len(data)
+            self._wants_interrupt = True
+        return True
+
+    def on_notify(self, queue: int) -> Sequence[Source]:
+        """Do nothing: there are no queues."""
+        return ()
+
+    def lines(self) -> Sequence[int]:
+        """Ask for an interrupt when something was rung."""
+        wants, self._wants_interrupt = self._wants_interrupt, False
+        return (0,) if wants else ()
+
+    def reset(self) -> None:
+        """Do nothing: a Guest cannot change a pulse."""
+
+    def close(self) -> None:
+        """Close every file."""
+        for source in list(self.sources):
+            self.close_source(source)

@@ -1,0 +1,202 @@
+"""A Guest on KVM, run and broken out: the contract of launcher.api.Vcpu over KVM_RUN.
+
+The danger is a break that comes between our last look at the flag and the processor's entry into the Guest:
+the Guest may then compute for ever. Two facts answer it:
+
+- The kick is a signal that this thread blocks. KVM_RUN opens the mask for it and closes it again by itself
+  (KVM_SET_SIGNAL_MASK, api.rst 4.21), so a kick that came too early is still pending at the entry and ends
+  KVM_RUN with EINTR before the first instruction. No handler runs; the signal stays until it is taken.
+- The flag is set before the kick is sent. After EINTR the kick is taken *first* and the flag looked at
+  *then*: if the flag is not set, any break to come sends a kick of its own, after ours was taken.
+
+So EINTR without the flag is a kick that outlived its break, or another signal, whose Python handler has run
+by then: run again. The flag alone decides; `Broken` is never said without it.
+
+A halted Guest sleeps here, not in KVM: there is no interrupt controller in the kernel, so HLT comes back to
+us, and `breaker.wait()` sleeps until the same kick. Interrupts need no waking: this very thread raises them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from errno import EAGAIN, EINTR
+
+from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
+from launcher.engines.kvm import abi
+from launcher.engines.kvm.vm import Vm
+from shared.breaker import KICK_SIGNAL, Breaker
+from shared.errors import UsageError
+from shared.linux import ioctl, ioctl_or_errno
+from shared.memory import GuestMemory
+
+# What can stop a Guest that never leaves KVM_RUN by itself: nothing but a signal to its thread.
+BREAKERS: tuple[str, ...] = ("signal",)
+
+# Hypercalls: `outl %eax, %dx`.
+PORT_NOTIFY = 0x600
+PORT_SHUTDOWN = 0x604
+PORT_CRASH = 0x608
+
+FIRST_VECTOR = 32  # 0 to 31 are the processor's exceptions
+IRQS = 256 - FIRST_VECTOR
+REASON_LIMIT = 256
+
+_BROKEN = Broken()
+_SHUTDOWN = Shutdown()
+
+_EXIT_REASON = abi.Run.exit_reason.offset // 4
+_WANT_WINDOW = abi.Run.request_interrupt_window.offset
+_READY = abi.Run.ready_for_interrupt_injection.offset
+_IF = abi.Run.if_flag.offset
+_IO_HEAD = abi.Run.exit.offset // 8
+_IO_DATA_OFFSET = (abi.Run.exit.offset + abi.RunIo.data_offset.offset) // 8
+
+
+def _outl(port: int) -> int:
+    # The first eight bytes of kvm_run.io (direction, size, port, count) as one word, for one comparison.
+    return int.from_bytes(bytes(abi.RunIo(direction=abi.IO_OUT, size=4, port=port, count=1))[:8], "little")
+
+
+_OUTL_NOTIFY = _outl(PORT_NOTIFY)
+_OUTL_SHUTDOWN = _outl(PORT_SHUTDOWN)
+_OUTL_CRASH = _outl(PORT_CRASH)
+
+
+class KvmVcpu:
+    """One vCPU on KVM: made, run and closed by the thread that made `breaker`, which stays the caller's.
+
+    Raises `UsageError` for a breaker that cannot stop it, and where KVM is missing, not allowed or broken.
+    """
+
+    def __init__(self, memory: GuestMemory, boot: Boot, breaker: Breaker) -> None:
+        if breaker.kind not in BREAKERS:
+            raise UsageError(
+                f"engine kvm: breaker '{breaker.kind}' cannot stop a Guest that computes for ever, only a "
+                f"signal to its thread can; use {', '.join(BREAKERS)}"
+            )
+        self._memory = memory
+        self._breaker = breaker
+        self._pending = 0  # one bit per irq
+        self._is_halted = False
+        with contextlib.ExitStack() as opened:
+            self._vm = opened.enter_context(Vm(memory, boot))
+            self._fd = self._vm.vcpu_fd
+            self._u8 = opened.enter_context(memoryview(self._vm.run_mapping))
+            self._u32 = opened.enter_context(self._u8.cast("I"))
+            self._u64 = opened.enter_context(self._u8.cast("Q"))
+            _open_mask_for_kick(self._fd)
+            self._opened = opened.pop_all()
+
+    def run(self) -> Exit:
+        """Run the Guest until it wants something or is broken out; a halted Guest stays inside."""
+        breaker, fd, u8 = self._breaker, self._fd, self._u8
+        while not breaker.is_set():
+            # What kvm_run says of the Guest holds from its last exit until its next entry.
+            if self._is_halted:
+                if not (self._pending and u8[_IF]):
+                    breaker.wait()
+                    continue
+                self._inject()
+            elif self._pending and u8[_IF] and u8[_READY]:
+                self._inject()
+            # For what is left: KVM comes back as soon as the Guest lets interrupts in (api.rst 5).
+            u8[_WANT_WINDOW] = 1 if self._pending else 0
+            result = ioctl_or_errno(fd, abi.RUN)
+            if result == 0:
+                if (wanted := self._left_for()) is not None:
+                    return wanted
+            elif result in (-EINTR, -EAGAIN):
+                breaker.take_kick()
+            else:
+                return self._died(f"KVM_RUN: {os.strerror(-result)}")
+        return _BROKEN
+
+    def interrupt(self, irq: int) -> None:
+        """Have the Guest take vector 32 + `irq` as soon as it lets interrupts in; the lowest comes first."""
+        if not 0 <= irq < IRQS:
+            raise ValueError(f"irq {irq} is not one of 0 to {IRQS - 1}")
+        self._pending |= 1 << irq
+
+    def breaker(self) -> Breaker:
+        """Return what breaks this vCPU out."""
+        return self._breaker
+
+    def close(self) -> None:
+        """Give back the vCPU, the VM and all their fds; once closed, closing again does nothing."""
+        self._opened.close()
+
+    def _inject(self) -> None:
+        lowest = self._pending & -self._pending
+        vector = abi.Interrupt(irq=FIRST_VECTOR + lowest.bit_length() - 1)
+        ioctl(self._fd, abi.INTERRUPT, ctypes.addressof(vector), name="KVM_INTERRUPT")
+        self._pending ^= lowest
+        self._is_halted = False
+        # KVM holds one at a time, and says at the next exit whether it can take another.
+        self._u8[_READY] = 0
+
+    def _left_for(self) -> Exit | None:
+        """Read off kvm_run why the Guest left; None says: nothing for the Launcher."""
+        reason = self._u32[_EXIT_REASON]
+        if reason == abi.EXIT_IO:
+            return self._hypercall()
+        if reason == abi.EXIT_HLT:
+            self._is_halted = True
+            return None
+        if reason == abi.EXIT_IRQ_WINDOW_OPEN:
+            return None
+        return self._died(self._describe(reason))
+
+    def _hypercall(self) -> Exit:
+        call = self._u64[_IO_HEAD]
+        eax = self._u32[self._u64[_IO_DATA_OFFSET] // 4]
+        if call == _OUTL_NOTIFY:
+            return Notify(eax)
+        if call == _OUTL_SHUTDOWN:
+            return _SHUTDOWN
+        if call == _OUTL_CRASH:
+            return Died(_crash_reason(self._memory, eax))
+        return self._died(self._describe(abi.EXIT_IO))
+
+    def _died(self, what: str) -> Died:
+        return Died(f"{what}, at eip {self._vm.eip():#x}")
+
+    def _describe(self, reason: int) -> str:
+        exit_ = abi.Run.from_buffer_copy(self._u8[: ctypes.sizeof(abi.Run)]).exit
+        if reason == abi.EXIT_IO:
+            io = exit_.io
+            verb = "out to" if io.direction == abi.IO_OUT else "in from"
+            return f"{verb} port {io.port:#x} ({io.count} times {io.size} bytes), which is no hypercall"
+        if reason == abi.EXIT_MMIO:
+            mmio = exit_.mmio
+            verb = "wrote" if mmio.is_write else "read"
+            return f"{verb} {mmio.len} bytes at {mmio.phys_addr:#x}, past guest memory ({self._memory.size:#x})"
+        if reason == abi.EXIT_SHUTDOWN:
+            return "triple fault"
+        if reason == abi.EXIT_FAIL_ENTRY:
+            why = exit_.fail_entry.hardware_entry_failure_reason
+            return f"the processor refused to enter the Guest (hardware reason {why:#x})"
+        if reason == abi.EXIT_INTERNAL_ERROR:
+            suberror = exit_.internal.suberror
+            detail = ", an instruction KVM cannot emulate" if suberror == abi.INTERNAL_ERROR_EMULATION else ""
+            return f"KVM internal error (suberror {suberror}{detail})"
+        return f"left for a reason unknown here (KVM exit {reason})"
+
+
+def _open_mask_for_kick(vcpu_fd: int) -> None:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - {KICK_SIGNAL}
+    mask = abi.SignalMask(len=8, sigset=sum(1 << (signo - 1) for signo in blocked))
+    ioctl(vcpu_fd, abi.SET_SIGNAL_MASK, ctypes.addressof(mask), name="KVM_SET_SIGNAL_MASK")
+
+
+def _crash_reason(memory: GuestMemory, addr: int) -> str:
+    """Read the Guest's last words: NUL-terminated, at most REASON_LIMIT bytes, anywhere, anything."""
+    if addr >= memory.size:
+        return f"crashed with a reason at {addr:#x}, past guest memory ({memory.size:#x})"
+    said = bytes(memory.view(addr, min(REASON_LIMIT, memory.size - addr)))
+    text = said.partition(b"\0")[0].decode(errors="backslashreplace")
+    # Shown on a terminal, and a Guest must not send it sequences; what reorders text is not printable either.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown or "crashed without a reason"

@@ -1,0 +1,119 @@
+"""The engine `python`: a Guest written in Python. It needs no privilege, so it is always there.
+
+A Guest is a generator. Each `yield` is the end of an instruction: it says what the Guest wants, and it is the only
+place at which the vCPU can be stopped, as on a real one.
+
+    irqs = yield HALT            sleep until an interrupt; which ones came
+    yield COMPUTE                nothing: an instruction ended
+    yield Notify(addr)           tell the host
+    yield Shutdown()             done
+
+The vCPU looks at the break flag at each of them. A Guest that computes holds the GIL meanwhile, so that a Waker that
+is a thread of the same process waits up to `sys.getswitchinterval()` for its turn: that is a property of this engine
+and is there to be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from enum import Enum
+from typing import NamedTuple, NoReturn
+
+from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
+from shared.breaker import Breaker, EventfdBreaker, SignalBreaker
+from shared.errors import LabError
+from shared.memory import GuestMemory
+
+BREAKERS: tuple[str, ...] = (EventfdBreaker.kind, SignalBreaker.kind)
+"""What can stop this engine, its default first."""
+
+
+class Step(Enum):
+    """What a Guest wants of its vCPU, where that is no exit."""
+
+    COMPUTE = "compute"
+    HALT = "halt"
+
+
+COMPUTE = Step.COMPUTE
+HALT = Step.HALT
+
+Irqs = frozenset[int]
+GuestCode = Generator[Step | Notify | Shutdown, Irqs, None]
+Program = Callable[["Cpu"], GuestCode]
+
+_NO_IRQS: Irqs = frozenset()
+
+
+class Cpu(NamedTuple):
+    """What a Guest written in Python can reach: its memory, and where the device page is."""
+
+    memory: GuestMemory
+    device_page: int
+
+
+class GuestPanic(Exception):  # noqa: N818 - what a Guest does
+    """Raised by a Guest: crash with this reason."""
+
+
+class PythonVcpu:
+    """Runs a generator as if it were a Guest. One thread only."""
+
+    def __init__(self, memory: GuestMemory, program: Program, boot: Boot, breaker: Breaker) -> None:
+        self._guest = program(Cpu(memory, boot.device_page))
+        self._breaker = breaker
+        self._pending: set[int] = set()
+        self._is_halted = False
+        self._is_started = False
+
+    def run(self) -> Exit:
+        """Run until the Guest wants something or a break comes; see `launcher.api.Vcpu`."""
+        is_broken, wait = self._breaker.is_set, self._breaker.wait
+        while not is_broken():
+            if self._is_halted and not self._pending:
+                wait()
+                continue
+            try:
+                wanted = self._step()
+            except StopIteration:
+                return Died("it ran off the end of its code")
+            except GuestPanic as panic:
+                return Died(str(panic))
+            except LabError as error:  # its half of a ring found the device's half malformed
+                return Died(str(error))
+            except Exception as error:
+                return Died(f"{type(error).__name__}: {error}")
+            if wanted is HALT:
+                self._is_halted = True
+            elif not isinstance(wanted, Step):
+                return wanted
+        return Broken()
+
+    def _step(self) -> Exit | Step:
+        """Run one instruction: to the Guest's next yield."""
+        if not self._is_started:
+            self._is_started = True
+            return next(self._guest)
+        if not self._is_halted:
+            return self._guest.send(_NO_IRQS)
+        irqs = frozenset(self._pending)
+        self._pending.clear()
+        self._is_halted = False
+        return self._guest.send(irqs)
+
+    def interrupt(self, irq: int) -> None:
+        """Have the Guest take `irq` at its next halt."""
+        self._pending.add(irq)
+
+    def breaker(self) -> Breaker:
+        """Return what breaks this vCPU out."""
+        return self._breaker
+
+    def close(self) -> None:
+        """End the Guest wherever it is."""
+        self._guest.close()
+
+
+def panic(reason: str) -> NoReturn:
+    """Crash the Guest that calls this."""
+    raise GuestPanic(reason)

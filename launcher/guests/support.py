@@ -1,0 +1,76 @@
+"""What a Guest written in Python needs of its machine: find a device on the device page, start it, drive its rings.
+
+The twin of i386/guest.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from ctypes import sizeof
+from typing import NamedTuple
+
+from launcher.api import Notify
+from launcher.engines.python import Cpu, Irqs, panic
+from shared.driverqueue import DriverQueue
+from shared.memory import PAGE_SIZE
+from shared.structs import DeviceDesc, VqConfig
+from shared.virtio import ACKNOWLEDGE, DRIVER, DRIVER_OK, RING_EVENT_IDX, RING_INDIRECT_DESC
+from shared.vring_layout import VringLayout
+
+RING_FEATURES = 1 << RING_EVENT_IDX | 1 << RING_INDIRECT_DESC
+
+
+class FoundDevice(NamedTuple):
+    """A device as the Guest found it on the page."""
+
+    cpu: Cpu
+    desc_addr: int
+    rings: list[VringLayout]
+    irqs: list[int]
+    offered: int
+    acked_addr: int
+
+    def start(self, features: int = RING_FEATURES) -> Generator[Notify, Irqs, list[DriverQueue]]:
+        """Acknowledge those of `features` that are offered, say DRIVER_OK, and return the queues."""
+        desc = self.cpu.memory.at(DeviceDesc, self.desc_addr)
+        desc.status |= ACKNOWLEDGE | DRIVER
+        acked = self.offered & features
+        self.cpu.memory.view(self.acked_addr, 4)[:] = acked.to_bytes(4, "little")
+        queues = [
+            DriverQueue(
+                self.cpu.memory,
+                ring,
+                f"guest queue {number}",
+                event_idx=bool(acked >> RING_EVENT_IDX & 1),
+                indirect=bool(acked >> RING_INDIRECT_DESC & 1),
+            )
+            for number, ring in enumerate(self.rings)
+        ]
+        desc.status |= DRIVER_OK
+        yield Notify(self.desc_addr)
+        return queues
+
+
+def find_device(cpu: Cpu, type_id: int, name: str) -> FoundDevice:
+    """Return the first device of this type; without one, crash the Guest with a reason that has `name` in it."""
+    addr = cpu.device_page
+    while addr < cpu.device_page + PAGE_SIZE:
+        desc = cpu.memory.at(DeviceDesc, addr)
+        if desc.type == 0:
+            break
+        configs_addr = addr + sizeof(DeviceDesc)
+        features_addr = configs_addr + desc.num_vq * sizeof(VqConfig)
+        if desc.type == type_id:
+            configs = [
+                cpu.memory.at(VqConfig, configs_addr + number * sizeof(VqConfig)) for number in range(desc.num_vq)
+            ]
+            return FoundDevice(
+                cpu,
+                addr,
+                [VringLayout.contiguous(config.num, config.pfn * PAGE_SIZE) for config in configs],
+                [config.irq for config in configs],
+                int.from_bytes(cpu.memory.view(features_addr, desc.feature_len), "little"),
+                features_addr + desc.feature_len,
+            )
+        addr = features_addr + 2 * desc.feature_len + desc.config_len
+    panic(f"{name}: not on the device page")

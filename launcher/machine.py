@@ -1,0 +1,100 @@
+"""The one file that knows every part: opens them in order, closes them in reverse.
+
+    page, memory, image      what everybody shares
+    breaker, vCPU            the calling thread becomes the vCPU's
+    device table, devices    laid out before the Guest exists
+    Waker                    last: a forked one must find every file open, and any one must go first
+
+Whatever fails half way closes what was opened before it, so a terminal is put back even then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import waker
+from launcher import engines
+from launcher.api import Device
+from launcher.config import RunConfig
+from launcher.devices.table import DEVICE_AREA_PAGES, DeviceTable
+from launcher.loop import Loop
+from launcher.ready import ReadySet
+from launcher.stop import StopRequests
+from shared import breaker as breakers
+from shared.errors import UsageError
+from shared.memory import PAGE_SIZE, GuestMemory
+from shared.page import INTERRUPTS, IS_TRACING, Page
+from shared.trace import LAUNCHER_LANE, Trace
+
+MakeDevices = Callable[[GuestMemory, Page], Sequence[Device]]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that is ready to run its Guest: `machine.loop.run()`."""
+
+    config: RunConfig
+    engine: engines.Choice
+    memory: GuestMemory
+    page: Page
+    table: DeviceTable
+    loop: Loop
+
+
+@contextmanager
+def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequests | None = None) -> Iterator[Machine]:
+    """Open a machine in the calling thread, which becomes the vCPU's, and close it again.
+
+    Raises `UsageError` for a Guest, engine or Waker that does not exist or a pair that cannot work, and what the
+    parts raise when they cannot be opened.
+    """
+    name = waker.parse(config.waker)
+    choice = engines.choose(config.engine, config.image)
+    kind = _choose_breaker(choice.engine, config.waker, name)
+    with ExitStack() as closing:
+        page = closing.enter_context(Page.create())
+        page.words[IS_TRACING] = config.is_tracing
+        memory = closing.enter_context(_make_memory(config, name))
+        device_page = config.memory_mib << 20
+        breaker = breakers.create(kind, page)
+        closing.callback(breaker.close)
+        vcpu = choice.engine.open(config.image, memory, device_page, breaker)
+        closing.callback(vcpu.close)
+        ready = ReadySet(memory, page)
+        closing.callback(ready.close)
+
+        def interrupt(irq: int) -> None:
+            page.words[INTERRUPTS] += 1
+            vcpu.interrupt(irq)
+
+        table = DeviceTable(memory, device_page, interrupt)
+        closing.callback(table.close)
+        sources = [source for device in make_devices(memory, page) for source in table.add(device)]
+        if stop is not None:
+            sources.append(stop.source)
+        trace = Trace(page, LAUNCHER_LANE)
+        closing.callback(trace.close)
+        wake = closing.enter_context(waker.start(config.waker, memory, page, breaker, sources))
+        for source in sources:
+            ready.add(source)
+        yield Machine(config, choice, memory, page, table, Loop(vcpu, table, wake, ready, page, trace, stop))
+
+
+def _choose_breaker(engine: engines.Engine, waker_name: str, name: waker.WakerName) -> str:
+    if name.breaker is None:
+        return engine.breakers[0]
+    if name.breaker not in engine.breakers:
+        raise UsageError(
+            f"waker '{waker_name}' cannot work with engine {engine.name}, whose Guest is stopped by "
+            f"{' or '.join(engine.breakers)}; leave '+{name.breaker}' away, or take another engine"
+        )
+    return name.breaker
+
+
+def _make_memory(config: RunConfig, name: waker.WakerName) -> GuestMemory:
+    size = (config.memory_mib << 20) + DEVICE_AREA_PAGES * PAGE_SIZE
+    if name.needs_private_memory:
+        return GuestMemory.private(size)
+    return GuestMemory.create(size, config.memory_backing)

@@ -1,0 +1,79 @@
+"""Which sources are ready, asked by the Launcher itself after a break, without waiting.
+
+The Waker only says "look". The Launcher looks with its own eyes (as lguest's did, with a select() of no timeout), so
+that a late or mistaken break reads from nothing that would block, and no Waker has to be believed. The set lives in
+an epoll of its own, so that a look costs what is ready and not what is watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+
+from shared.linux import is_open
+from shared.memory import GuestMemory
+from shared.page import Page
+from waker import Source
+
+
+class ReadySet:
+    """The sources that the Launcher serves. The vCPU's thread calls it."""
+
+    def __init__(self, memory: GuestMemory, page: Page) -> None:
+        self._memory, self._page = memory, page
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Source] = {}
+        # A regular file is always readable, and epoll refuses it (EPERM) for that.
+        self._always: dict[int, Source] = {}
+        self._rings: dict[int, Source] = {}
+
+    def add(self, source: Source) -> None:
+        """Look at this one from now on; adding it twice is adding it once."""
+        if source.ring is not None:
+            self._rings[source.fd] = source
+            return
+        if self._by_fd.get(source.fd) is source:
+            return
+        self._discard(source.fd)
+        try:
+            self._epoll.register(source.fd, select.EPOLLIN)
+        except PermissionError:
+            self._always[source.fd] = source
+        self._by_fd[source.fd] = source
+
+    def remove(self, source: Source) -> None:
+        """Look at this one no longer; its file may be closed already."""
+        if source.ring is not None:
+            self._rings.pop(source.fd, None)
+        elif self._by_fd.get(source.fd) is source:
+            self._discard(source.fd)
+
+    def ready(self) -> list[Source]:
+        """Return what is ready now."""
+        ready = [self._by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in self._by_fd]
+        ready += self._always.values()
+        ready += (s for s in self._rings.values() if s.ring and s.ring.has_news(self._memory, self._page))
+        return ready
+
+    def closed(self) -> list[Source]:
+        """Return those whose file was closed although they are watched: what a break for nothing may come from."""
+        return [source for fd, source in [*self._by_fd.items(), *self._rings.items()] if not is_open(fd)]
+
+    def close(self) -> None:
+        """Close the epoll."""
+        self._epoll.close()
+
+    def _discard(self, fd: int) -> None:
+        """Forget whatever was known under this number."""
+        if self._by_fd.pop(fd, None) is None or self._always.pop(fd, None) is not None:
+            return
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            # The number is closed, or another file by now. The file itself may live on, in the Waker's process; epoll
+            # would go on reporting it under this number, with no way left to take it out: begin a new set.
+            self._epoll.close()
+            self._epoll = select.epoll()
+            for known in self._by_fd.keys() - self._always.keys():
+                with contextlib.suppress(OSError):
+                    self._epoll.register(known, select.EPOLLIN)

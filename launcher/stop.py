@@ -1,0 +1,63 @@
+"""SIGINT, SIGTERM and SIGHUP as one more source that the Waker watches.
+
+A Python signal handler runs between two bytecodes. A signal that comes after the last one before KVM_RUN has set a
+flag that nobody looks at until the Guest leaves by itself: a lost wake-up, of all places here. So the handlers do
+nothing, and the interpreter's C code writes the signal's number into a socket at once (signal.set_wakeup_fd). That
+socket is watched like any device, and a break that must not be lost is what Wakers are for.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from types import FrameType
+
+from shared.errors import Interrupted
+from waker import Source
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequests:
+    """Catches the signals from its making to `close`; the main thread's, use it in a `with`."""
+
+    def __init__(self) -> None:
+        self._socket, self._writer = socket.socketpair()
+        self._socket.setblocking(False)
+        self._writer.setblocking(False)
+        self.source = Source(self._socket.fileno(), "signals")
+        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # One that is ignored on purpose (nohup) stays ignored.
+        self._before = {
+            signo: signal.signal(signo, _do_nothing)
+            for signo in _SIGNALS
+            if signal.getsignal(signo) is not signal.SIG_IGN
+        }
+
+    def take(self) -> None:
+        """Raise `Interrupted` when one of the signals has come."""
+        try:
+            numbers = self._socket.recv(64)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number in self._before:
+                raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    def close(self) -> None:
+        """Put back what was."""
+        for signo, handler in self._before.items():
+            signal.signal(signo, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._socket.close()
+        self._writer.close()
+
+    def __enter__(self) -> StopRequests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _do_nothing(_signo: int, _frame: FrameType | None) -> None:
+    pass

@@ -1,0 +1,40 @@
+"""VirtIO's numbers, as far as the laboratory speaks it; no logic.
+
+Feature bits are bit *numbers*: `features >> RING_EVENT_IDX & 1`.
+"""
+
+from __future__ import annotations
+
+# Descriptor flags (VirtIO 1.3, 2.7.5).
+DESC_F_NEXT = 1  # the chain goes on at `next`
+DESC_F_WRITE = 2  # the device writes this buffer; without it, the device reads it
+DESC_F_INDIRECT = 4  # the buffer is a table of descriptors
+
+# Notification suppression without EVENT_IDX: hints to the other side (VirtIO 1.3, 2.7.7 and 2.7.10).
+AVAIL_F_NO_INTERRUPT = 1  # the driver's: do not interrupt me
+USED_F_NO_NOTIFY = 1  # the device's: do not kick me
+
+# The largest ring (VirtIO 1.3, 2.7), and the longest chain in bytes (2.7.5.2).
+MAX_QUEUE_SIZE = 32768
+MAX_CHAIN_BYTES = 1 << 32
+
+# Feature bits (VirtIO 1.3, 6; NOTIFY_ON_EMPTY is legacy, 6.3).
+NOTIFY_ON_EMPTY = 24
+RING_INDIRECT_DESC = 28
+RING_EVENT_IDX = 29
+VERSION_1 = 32
+
+# Device status bits (VirtIO 1.3, 2.1). Writing 0 resets the device.
+ACKNOWLEDGE = 1
+DRIVER = 2
+DRIVER_OK = 4
+FAILED = 128
+
+# Device types (VirtIO 1.3, 5).
+NET = 1
+BLOCK = 2
+CONSOLE = 3
+RNG = 4
+# The laboratory's own, far above those that are given out.
+PULSE = 0xF0
+VRING = 0xF1

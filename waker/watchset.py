@@ -1,0 +1,98 @@
+"""The Waker's bookkeeping: what is watched, by token and by fd. Strategies only ever see fds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+
+from shared.errors import SourceRefused
+from shared.memory import GuestMemory
+from shared.page import WAKES, Page
+from waker.api import Source, Strategy
+
+
+class WatchSet:
+    """What one Waker watches. Called by the Waker's thread alone."""
+
+    def __init__(self, strategy: Strategy, memory: GuestMemory, page: Page, *, owns_fds: bool = False) -> None:
+        """Keep books for `strategy`; with `owns_fds`, an fd is closed when it is no longer watched."""
+        self._strategy = strategy
+        self._memory, self._page = memory, page
+        self._owns_fds = owns_fds
+        self._by_token: dict[int, Source] = {}
+        self._by_fd: dict[int, Source] = {}
+        self._rings: list[Source] = []
+
+    def add_channel(self, fd: int) -> None:
+        """Look at what brings commands, too; it is never a reason to break the Guest."""
+        self._strategy.add(fd)
+
+    def add(self, sources: Sequence[tuple[int, Source]]) -> str | None:
+        """Watch all of `sources`, or none of them: then return the reason."""
+        for at, (token, source) in enumerate(sources):
+            try:
+                self._strategy.add(source.fd)
+            except (SourceRefused, OSError) as error:
+                self.remove(token for token, _ in sources[:at])
+                for _, refused in sources[at:]:
+                    self._let_go(refused)
+                return (
+                    f"{source.name}: {error}"
+                    if isinstance(error, SourceRefused)
+                    else f"{source.name}: {error.strerror}"
+                )
+            self._by_token[token] = self._by_fd[source.fd] = source
+            if source.ring is not None:
+                self._rings.append(source)
+        return None
+
+    def remove(self, tokens: Iterable[int]) -> None:
+        """Watch these no longer; a token that is not known is one that a death already forgot."""
+        for token in tokens:
+            source = self._by_token.pop(token, None)
+            if source is None:
+                continue
+            # Another source may have come under the same number since: then the number is its.
+            if self._by_fd.get(source.fd) is source:
+                del self._by_fd[source.fd]
+                self._strategy.remove(source.fd)
+            if source.ring is not None:
+                self._rings.remove(source)
+            self._let_go(source)
+
+    def wait(self) -> set[int]:
+        """Sleep until the strategy says that something is ready."""
+        ready = self._strategy.wait()
+        self._page.words[WAKES] += 1
+        return ready
+
+    def is_ready(self, ready: set[int]) -> bool:
+        """Whether one of these fds is a reason to break the Guest.
+
+        A doorbell is not: it says where to look, and `has_news` looks.
+        """
+        is_ready = False
+        for fd in ready:
+            source = self._by_fd.get(fd)
+            if source is None:
+                continue
+            if source.ring is None:
+                is_ready = True
+            else:
+                source.ring.answer_doorbell(fd, self._memory, self._page)
+        return is_ready or self.has_news()
+
+    def has_news(self) -> bool:
+        """Whether a ring has news, seen through this process' own mapping."""
+        return any(source.ring and source.ring.has_news(self._memory, self._page) for source in self._rings)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.remove(list(self._by_token))
+        self._strategy.close()
+
+    def _let_go(self, source: Source) -> None:
+        if self._owns_fds:
+            with contextlib.suppress(OSError):
+                os.close(source.fd)
