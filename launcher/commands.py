@@ -28,9 +28,8 @@ def run(args: argparse.Namespace) -> int:
             return [Console(stop_fd=stop.source.fd)]
 
         with open_machine(config, make_devices, stop) as machine:
-            _say(
-                f"guest {config.image}, engine {machine.engine.engine.name} ({machine.engine.reason}), waker {config.waker}"
-            )
+            engine, reason = machine.engine
+            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))

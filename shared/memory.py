@@ -21,6 +21,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from shared.errors import BadAddress, MemoryRefused
@@ -213,4 +214,4 @@ def _posix_shm(size: int) -> int:
 
 
 def _is_memfd(fd: int) -> bool:
-    return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")
+    return str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("/memfd:")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from waker.places import live_as_process
+from waker.places.process import live_as_process
 
 if __name__ == "__main__":
     sys.exit(live_as_process(0))

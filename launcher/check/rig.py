@@ -60,16 +60,16 @@ class Rig:
 
     def runs_into_break(self, patience_s: float) -> bool:
         """Run the Guest and serve its first break; False when it was ours, because patience ended."""
-        with self._watchdog(patience_s) as has_fired:
+        with self.watchdog(patience_s) as has_fired:
             exit_ = self.machine.loop.run_once()
         if not isinstance(exit_, Broken):
             raise RuleBroken(f"the Guest left by itself: {exit_}")
         return not has_fired.is_set()
 
     def leave(self, why: str) -> int:
-        """Run the Guest until it is broken out, take the break, and return what to release it with: nothing is served."""
+        """Run the Guest until it is broken out, take the break, serve nothing, and return what to release."""
         vcpu = self.machine.loop.vcpu
-        with self._watchdog(PATIENCE_S) as has_fired:
+        with self.watchdog(PATIENCE_S) as has_fired:
             exit_ = vcpu.run()
         if not isinstance(exit_, Broken) or has_fired.is_set():
             raise RuleBroken(f"{why}: the Guest was not broken out within {PATIENCE_S:.0f} s")
@@ -94,7 +94,7 @@ class Rig:
         return self.machine.page.words[BREAKS]
 
     @contextmanager
-    def _watchdog(self, patience_s: float) -> Iterator[threading.Event]:
+    def watchdog(self, patience_s: float) -> Iterator[threading.Event]:
         """Break the Guest when patience ends; what is yielded is set then."""
         has_fired = threading.Event()
 

@@ -98,7 +98,7 @@ class DeviceTable:
         self._owners.update((source, device) for source in sources)
 
     def serve(self, source: Source) -> bool:
-        """Have the device serve its source, and give the Guest the interrupts for it; False says: watch it no longer."""
+        """Have the device serve its source, and interrupt the Guest for it; False says: watch it no longer."""
         device = self._owners[source]
         keep = device.on_ready(source)
         self._raise_lines(self._by_device[device])

@@ -93,7 +93,8 @@ def _load_program(guest: str) -> python.Program:
         if not Path(guest).is_file():
             raise UsageError(f"image '{guest}': no such file")
         spec = util.spec_from_file_location("guest", guest)
-        assert spec is not None and spec.loader is not None  # it ends in .py
+        assert spec is not None
+        assert spec.loader is not None  # it ends in .py
         module = util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

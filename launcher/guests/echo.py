@@ -31,7 +31,6 @@ def run(cpu: Cpu) -> GuestCode:
             yield HALT
             continue
         number, written = used
-        assert isinstance(number, int)
         addr = _INPUT_ADDR + number * _BUFFER_SIZE
         text, eot, _ = bytes(cpu.memory.view(addr, written)).partition(bytes([_EOT]))
         if text:
@@ -57,9 +56,7 @@ def _reclaim(said: DriverQueue, free: list[int], at_least: int) -> Generator[Ste
     """Take back the buffers that were written out, and wait until enough are free."""
     while True:
         while (used := said.reap()) is not None:
-            number, _ = used
-            assert isinstance(number, int)
-            free.append(number)
+            free.append(used[0])
         if len(free) >= at_least:
             return
         yield HALT

@@ -54,10 +54,10 @@ class FoundDevice(NamedTuple):
 def find_device(cpu: Cpu, type_id: int, name: str) -> FoundDevice:
     """Return the first device of this type; without one, crash the Guest with a reason that has `name` in it."""
     addr = cpu.device_page
-    while addr < cpu.device_page + PAGE_SIZE:
+    while True:
         desc = cpu.memory.at(DeviceDesc, addr)
         if desc.type == 0:
-            break
+            panic(f"{name}: not on the device page")
         configs_addr = addr + sizeof(DeviceDesc)
         features_addr = configs_addr + desc.num_vq * sizeof(VqConfig)
         if desc.type == type_id:
@@ -73,4 +73,3 @@ def find_device(cpu: Cpu, type_id: int, name: str) -> FoundDevice:
                 features_addr + desc.feature_len,
             )
         addr = features_addr + 2 * desc.feature_len + desc.config_len
-    panic(f"{name}: not on the device page")

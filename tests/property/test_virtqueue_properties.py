@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import addressof, c_char
 from struct import pack_into
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -22,6 +23,8 @@ MEMORY_SIZE = 0x10000
 ARENA = 0x4000  # buffers of honest drivers lie from here on, in slots
 SLOT = 0x400
 MAX_LENGTH = 100
+
+SLOW_IS_FINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LAYOUTS = st.builds(
     lambda bits, is_contiguous: (
@@ -213,7 +216,7 @@ class TwoHalves(RuleBasedStateMachine):
         return self.driver._wants_interrupt
 
 
-TwoHalves.TestCase.settings = settings(deadline=None, max_examples=80, stateful_step_count=60)
+TwoHalves.TestCase.settings = settings(SLOW_IS_FINE, max_examples=80, stateful_step_count=60)
 TestTwoHalves = TwoHalves.TestCase
 
 
@@ -258,8 +261,37 @@ def assert_within(memory: GuestMemory, chain: Chain) -> None:
         assert start <= addr < addr + len(view) <= start + memory.size
 
 
+def refusal_of(use: Callable[[], None]) -> RingError | None:
+    try:
+        use()
+    except RingError as refusal:
+        return refusal
+    return None
+
+
+def serve(memory: GuestMemory, device: Virtqueue, batch: bool) -> None:
+    device.enable_notify()
+    chains = device.pop_many(5) if batch else [chain for _ in range(5) if (chain := device.pop())]
+    for chain in chains:
+        assert_within(memory, chain)
+    if batch:
+        device.push_many([(chain, 0) for chain in chains])
+    else:
+        for chain in chains:
+            device.push(chain, 0)
+    device.needs_interrupt()
+    device.disable_notify()
+
+
+def drive(driver: DriverQueue, reaped: list[tuple[object, int]]) -> None:
+    driver.kick_needed()
+    while done := driver.reap():
+        reaped.append(done)
+    driver.enable_interrupts()
+
+
 @given(garbage=GARBAGE, again=GARBAGE, event_idx=st.booleans(), indirect=st.booleans(), batch=st.booleans())
-@settings(deadline=None, max_examples=400)
+@settings(SLOW_IS_FINE, max_examples=400)
 def test_a_lying_driver_gets_nothing_but_ring_errors(
     garbage: Garbage, again: Garbage, event_idx: bool, indirect: bool, batch: bool
 ) -> None:
@@ -270,19 +302,8 @@ def test_a_lying_driver_gets_nothing_but_ring_errors(
             scribble(memory, lie)
             # All but the used ring: the device reads it.
             before = bytes(memory.view(0, LIARS_LAYOUT.used)), bytes(memory.view(TABLE, MEMORY_SIZE - TABLE))
-            try:
-                device.enable_notify()
-                chains = device.pop_many(5) if batch else [c for _ in range(5) if (c := device.pop())]
-                for chain in chains:
-                    assert_within(memory, chain)
-                if batch:
-                    device.push_many([(chain, 0) for chain in chains])
-                else:
-                    for chain in chains:
-                        device.push(chain, 0)
-                device.needs_interrupt()
-                device.disable_notify()
-            except RingError as refusal:
+            refusal = refusal_of(lambda: serve(memory, device, batch))
+            if refusal is not None:
                 assert device.is_broken
                 assert str(refusal).startswith("liar: ")
                 assert "\n" not in str(refusal)
@@ -291,7 +312,7 @@ def test_a_lying_driver_gets_nothing_but_ring_errors(
 
 
 @given(garbage=GARBAGE, event_idx=st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(SLOW_IS_FINE, max_examples=200)
 def test_a_lying_device_gets_nothing_but_ring_errors(garbage: Garbage, event_idx: bool) -> None:
     with GuestMemory.private(MEMORY_SIZE) as memory:
         driver = DriverQueue(memory, LIARS_LAYOUT, "liar", event_idx=event_idx, indirect=True)
@@ -300,13 +321,9 @@ def test_a_lying_device_gets_nothing_but_ring_errors(garbage: Garbage, event_idx
         hand = Hand(memory, LIARS_LAYOUT)
         for at, word in enumerate(garbage[3]):
             hand.set_word(LIARS_LAYOUT.used + 2 * at, word)
-        reaped = []
-        try:
-            driver.kick_needed()
-            while done := driver.reap():
-                reaped.append(done)
-            driver.enable_interrupts()
-        except RingError as refusal:
+        reaped: list[tuple[object, int]] = []
+        refusal = refusal_of(lambda: drive(driver, reaped))
+        if refusal is not None:
             assert driver.is_broken
             assert str(refusal).startswith("liar: ")
         assert len({token for token, _ in reaped}) == len(reaped) <= 3

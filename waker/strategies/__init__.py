@@ -5,15 +5,15 @@ There is no registry: a strategy exists because its file does.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
+from pathlib import Path
+
+from waker.api import Strategy
 
 
 def strategy_names() -> list[str]:
     """Return the names of all strategies, in alphabetical order."""
-    return sorted(
-        name.removesuffix(".py") for name in os.listdir(__path__[0]) if name.endswith(".py") and name[0] != "_"
-    )
+    return sorted(path.stem for path in Path(__path__[0]).glob("[!_]*.py"))
 
 
 def missing(name: str) -> str | None:
@@ -26,3 +26,9 @@ def strategy_description(name: str) -> str:
     """Return what this strategy is: the first line of its file."""
     text = import_module(f"waker.strategies.{name}").__doc__ or ""
     return text.split("\n", 1)[0]
+
+
+def make_strategy(name: str) -> Strategy:
+    """Make a strategy; the thread that calls this is the one that may use it."""
+    strategy: Strategy = import_module(f"waker.strategies.{name}").Strategy()
+    return strategy

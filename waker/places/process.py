@@ -1,0 +1,173 @@
+"""The road not taken: a fresh process, given Guest memory read-only over a Unix socket, and the fds it is to watch.
+
+It inherits nothing but the socket (shared/child.py). What it gets in the first message is the least it needs: the
+memory, which it can read and not write; the control page; a way to break the vCPU. The fds that come with a watch
+are copies with numbers of its own, so a number that is closed and comes back in the Launcher means nothing here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from shared import wire
+from shared.breaker import Breaker, BreakHandle, from_handle
+from shared.child import forget_the_parent, spawn
+from shared.errors import LabError, SourceRefused, WakerError, WireError
+from shared.memory import Canary, GuestMemory
+from shared.page import Page
+from shared.vring import RingView
+from shared.wire import Kind, PeerGone, Wire
+from waker.api import Command, Release, Setup, Source, Unwatch, Watch
+from waker.places.child import Child
+from waker.serve import serve
+from waker.strategies import make_strategy
+from waker.watchset import WatchSet
+
+_NO_RING = (1 << 64) - 1
+_NUMBERS_PER_SOURCE = 3
+
+
+class _SocketChannel:
+    """Messages from the socket; the fds that come with a watch are the Waker's own from then on."""
+
+    def __init__(self, launcher: Wire) -> None:
+        self._launcher = launcher
+
+    def fileno(self) -> int:
+        return self._launcher.fileno()
+
+    def receive(self) -> Sequence[Command]:
+        message = self._launcher.receive()
+        numbers = message.numbers
+        if message.kind is Kind.RELEASE and len(numbers) == 1:
+            return [Release(numbers[0])]
+        if message.kind is Kind.UNWATCH and numbers:
+            return [Unwatch(numbers[0], numbers[1:])]
+        if message.kind is Kind.WATCH and len(numbers) == 1 + _NUMBERS_PER_SOURCE * len(message.fds):
+            names = message.text.split("\0")
+            rows = zip(numbers[1::3], numbers[2::3], numbers[3::3], message.fds, names, strict=True)
+            return [
+                Watch(
+                    numbers[0],
+                    [
+                        (token, Source(fd, name, None if addr == _NO_RING else RingView(addr, slot)))
+                        for token, addr, slot, fd, name in rows
+                    ],
+                )
+            ]
+        message.close_fds()
+        raise WireError(f"wire: {message.kind.name} with {len(numbers)} numbers makes no sense to a Waker")
+
+    def answer(self, generation: int, refusal: str | None) -> None:
+        if refusal is None:
+            self._launcher.send(Kind.DONE, [generation])
+        else:
+            self._launcher.send(Kind.REFUSED, [generation], refusal)
+
+
+class ProcessPlace:
+    """A fresh process: Guest memory is passed to it read-only, and each fd as a copy."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._name = f"process/{setup.strategy}"
+        self._wire, theirs = Wire.pair()
+        with theirs:
+            pid = spawn("waker", theirs, self._name)
+        self._child = Child(pid, setup.breaker.break_out)
+        self.pid = pid
+        try:
+            self._greet(setup)
+            for at in range(0, len(setup.sources), wire.MAX_FDS):
+                refusal = self._watch(Watch(0, setup.sources[at : at + wire.MAX_FDS]))
+                if refusal is not None:
+                    raise SourceRefused(refusal)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _greet(self, setup: Setup) -> None:
+        handle = setup.breaker.handle()
+        with setup.memory.canary() as canary, contextlib.ExitStack() as closing:
+            memory_fd = setup.memory.readonly_fd()
+            closing.callback(os.close, memory_fd)
+            fds = [memory_fd, setup.page.fileno()] + ([handle.fd] if handle.fd is not None else [])
+            self._wire.send(Kind.HELLO, [*canary, handle.pid, handle.tid], f"{setup.strategy} {handle.kind}", fds)
+            self._expect(Kind.READY)
+
+    def change(self, command: Watch | Unwatch) -> str | None:
+        if isinstance(command, Watch):
+            for at in range(0, len(command.sources), wire.MAX_FDS):
+                batch = command.sources[at : at + wire.MAX_FDS]
+                refusal = self._watch(Watch(command.generation, batch))
+                if refusal is not None:
+                    self.change(Unwatch(command.generation, [token for token, _ in command.sources[:at]]))
+                    return refusal
+            return None
+        for at in range(0, len(command.tokens), 4096):
+            self._wire.send(Kind.UNWATCH, [command.generation, *command.tokens[at : at + 4096]])
+            self._expect(Kind.DONE)
+        return None
+
+    def _watch(self, command: Watch) -> str | None:
+        numbers = [command.generation]
+        for token, source in command.sources:
+            numbers += (token, *(source.ring or (_NO_RING, 0)))
+        names = "\0".join(source.name for _, source in command.sources)
+        self._wire.send(Kind.WATCH, numbers, names, [source.fd for _, source in command.sources])
+        answer = self._wire.receive()
+        return None if answer.kind is Kind.DONE else answer.text
+
+    def release(self, upto: int) -> None:
+        self._wire.send(Kind.RELEASE, [upto])
+
+    def is_alive(self) -> bool:
+        return self._child.is_alive()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def stop(self) -> None:
+        self._wire.close()
+        self._child.end()
+
+    def _expect(self, kind: Kind) -> None:
+        answer = self._wire.receive()
+        answer.close_fds()
+        if answer.kind is not kind:
+            raise WakerError(f"{self._name}: {answer.text or answer.kind.name}")
+
+
+def live_as_process(socket_fd: int) -> int:
+    """Be the Waker process at the other end of `socket_fd`: greet, attach, serve; return the exit code."""
+    forget_the_parent()
+    launcher = Wire.on_fd(socket_fd)
+    try:
+        hello = launcher.receive()
+    except PeerGone:
+        return 0
+    try:
+        strategy_name, memory, page, breaker = _take_hello(hello)
+        watched = WatchSet(make_strategy(strategy_name), memory, page, owns_fds=True)
+        watched.add_channel(launcher.fileno())
+        launcher.send(Kind.READY)
+    except (LabError, OSError) as error:
+        with contextlib.suppress(PeerGone):
+            launcher.send(Kind.REFUSED, text=str(error))
+        return 1
+    with contextlib.suppress(PeerGone):  # an answer that nobody is left to hear
+        serve(_SocketChannel(launcher), watched, breaker, page)
+    return 0
+
+
+def _take_hello(hello: wire.Message) -> tuple[str, GuestMemory, Page, Breaker]:
+    if hello.kind is not Kind.HELLO or len(hello.numbers) != 4 or len(hello.fds) not in (2, 3):
+        hello.close_fds()
+        raise WireError(f"wire: a Waker expects HELLO with its fds first, not {hello.kind.name}")
+    strategy, _, kind = hello.text.partition(" ")
+    canary_addr, canary_word, pid, tid = hello.numbers
+    memory = GuestMemory.attach(hello.fds[0], Canary(canary_addr, canary_word))
+    page = Page(hello.fds[1])
+    break_fd = hello.fds[2] if len(hello.fds) == 3 else None
+    return strategy, memory, page, from_handle(BreakHandle(kind, pid, tid, break_fd), page)
