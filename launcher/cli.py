@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, LabError, UsageError
+from shared.linux import is_open
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,6 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the main thread only."""
+    _fill_standard_files()
     try:
         args = make_parser().parse_args(argv)
         code: int = args.command(args)
@@ -32,17 +34,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_unwritten_output()
         return _say("standard output was closed before all was written", EXIT_ERROR)
     except OSError as error:
+        _drop_unwritten_output()
         return _say(str(error), EXIT_ERROR)
     return code
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"launcher: {sentence}", file=sys.stderr)
+    # A file's name or a Guest's words may hold anything; what reaches the terminal is one line without surprises.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+    print(f"launcher: {shown}", file=sys.stderr)
     return code
+
+
+def _drop_unwritten_output() -> None:
+    """Drop what cannot be written, and nothing else: Python would complain of it when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _fill_standard_files() -> None:
+    """Put something where standard input, output or error is closed (`<&-`).
+
+    Else the next file that is opened gets its number: the console would read the signals' socket, or write into
+    Guest memory. Writing to what stands in for standard output fails, as it does for any program.
+    """
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        if not is_open(fd):
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - open to the end
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def make_parser() -> argparse.ArgumentParser:

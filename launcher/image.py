@@ -56,17 +56,14 @@ def load(path: str | Path, memory: GuestMemory, limit: int) -> int:
 
 def _read(path: Path) -> bytes:
     try:
-        # Opening a FIFO would wait for its writer: not before we know that it is a file.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if stat.S_ISDIR(status.st_mode):
-                raise UsageError(f"image {path}: is a directory; give the file of an image")
-            if not stat.S_ISREG(status.st_mode):
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UsageError(f"image {path}: is not a regular file; give the file of an image")
             content = file.read(MAX_IMAGE_BYTES + 1)
     except FileNotFoundError as error:
         raise UsageError(f"image {path}: no such file; `launcher list guests` names the built-in ones") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"image {path}: is a directory; give the file of an image") from error
     except ValueError as error:  # a NUL in the path
         raise UsageError(f"image {str(path)!r}: {error}; give the file of an image") from error
     except OSError as error:
@@ -74,6 +71,11 @@ def _read(path: Path) -> bytes:
     if len(content) > MAX_IMAGE_BYTES:
         raise UsageError(f"image {path}: over {MAX_IMAGE_BYTES >> 20} MiB, the most that is read; strip it")
     return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Opening a FIFO would wait for its writer, before we could see that it is no file.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(content: bytes, limit: int) -> tuple[int, list[_Segment]]:

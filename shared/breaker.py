@@ -140,7 +140,7 @@ class EventfdBreaker(_FlagFirst):
         os.eventfd_write(self._fd, 1)
 
     def wait(self) -> None:
-        os.eventfd_read(self._fd)
+        os.read(self._fd, 8)  # os.eventfd_read would fail with EINTR when a signal's handler has run (PEP 475)
 
     def take_kick(self) -> None:
         """Do nothing: a kick left over ends one `wait` early."""

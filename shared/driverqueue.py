@@ -9,7 +9,7 @@ change it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from shared.chain import DESCRIPTOR
 from shared.errors import RingError
@@ -19,6 +19,7 @@ from shared.virtio import AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DE
 from shared.virtqueue import USED_ELEMENT
 from shared.vring_layout import DESC_SIZE, VringLayout
 
+Token = TypeVar("Token")
 Buffer = tuple[int, int]  # guest-physical address, length in bytes
 _U16 = 0xFFFF
 
@@ -27,13 +28,13 @@ class RingFull(RingError):  # noqa: N818 - a refusal, named as one
     """Say that too few descriptors are free; reap, and add again. The queue is not broken."""
 
 
-class _Offer(NamedTuple):
-    token: object
+class _Offer(NamedTuple, Generic[Token]):
+    token: Token
     descriptors: list[int]
     room: int  # bytes that the device may write
 
 
-class DriverQueue:
+class DriverQueue(Generic[Token]):
     """The driver's half of one ring. One thread at a time; never two of them on one ring."""
 
     __slots__ = (
@@ -98,7 +99,7 @@ class DriverQueue:
         self._used_ring = layout.used_ring
         self._avail_event = layout.avail_event >> 1
         self._free = list(range(layout.num - 1, -1, -1))
-        self._in_flight: dict[int, _Offer] = {}
+        self._in_flight: dict[int, _Offer[Token]] = {}
         self._added = self._kicked = self._u16[self._avail_idx]
         self._reaped = self._u16[self._used_idx]
         if self._added != self._reaped:
@@ -116,7 +117,7 @@ class DriverQueue:
         self,
         readable: Sequence[Buffer],
         writable: Sequence[Buffer],
-        token: object,
+        token: Token,
         *,
         indirect_at: int | None = None,
     ) -> None:
@@ -176,7 +177,7 @@ class DriverQueue:
             return (added - self._u16[self._avail_event] - 1) & _U16 < since
         return not self._u16[self._used_flags] & USED_F_NO_NOTIFY
 
-    def reap(self) -> tuple[object, int] | None:
+    def reap(self) -> tuple[Token, int] | None:
         """Take back the next used chain: its token, and how many bytes the device wrote; or None.
 
         After None the device interrupts for the next one, unless that is disabled. Raises `RingError`, and

@@ -19,9 +19,7 @@ import ctypes
 import fcntl
 import mmap
 import os
-import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from shared.errors import BadAddress, MemoryRefused
@@ -151,7 +149,7 @@ class GuestMemory:
         """
         view = self.view(self.size - 8, 8)
         before = bytes(view)
-        word = secrets.randbits(63) | 1
+        word = int.from_bytes(os.urandom(8), "little") | 1
         view[:] = word.to_bytes(8, "little")
         try:
             yield Canary(self.size - 8, word)
@@ -194,6 +192,7 @@ def _memfd(size: int) -> int:
     fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
+        os.fchmod(fd, 0o400)  # else whoever has it read-only could open it anew for writing, through /proc
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
@@ -214,4 +213,4 @@ def _posix_shm(size: int) -> int:
 
 
 def _is_memfd(fd: int) -> bool:
-    return str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("/memfd:")
+    return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")  # noqa: PTH115 - see child.py

@@ -131,8 +131,8 @@ class Virtqueue:
     def pop_many(self, limit: int) -> list[Chain]:
         """Take up to `limit` chains with one look at the index; an empty list is `pop`'s None.
 
-        It costs about 6 us once (numpy), and saves half of `pop` and `push` for each chain: worth it from 8
-        on. Raises `RingError` as `pop` does; then none of them was taken.
+        Each call costs about 6 us (numpy), so it pays from about 16 chains on; at 64, one look and one index
+        for all of them halve the cost of a chain. Raises like `pop`; then none of them was taken.
         """
         if self.is_broken:
             self._refuse_broken()
@@ -201,7 +201,10 @@ class Virtqueue:
         return self._u16[self._avail_idx] == self._popped & _U16
 
     def reset(self) -> None:
-        """Zero the ring, as lguest's Launcher did, and begin anew. A broken queue works again."""
+        """Zero the ring, as lguest's Launcher did, and begin anew. A broken queue works again.
+
+        Chains that were popped before are to be forgotten, not pushed.
+        """
         self.layout.zero(self.memory)
         self._start()
 

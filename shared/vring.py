@@ -16,8 +16,10 @@ import contextlib
 import os
 from typing import NamedTuple
 
+from shared.errors import SourceRefused
 from shared.memory import GuestMemory
 from shared.page import LOOKED_IDX, LOOKS, TAKEN_IDX, Page
+from shared.structs import VRING_SLOTS
 
 
 class RingView(NamedTuple):
@@ -25,6 +27,15 @@ class RingView(NamedTuple):
 
     used_idx_addr: int
     slot: int
+
+    def check(self, memory: GuestMemory) -> None:
+        """Refuse what lies nowhere: raise `BadAddress` or `SourceRefused`."""
+        memory.view(self.used_idx_addr, 2)
+        if self.used_idx_addr % 2 or not 0 <= self.slot < VRING_SLOTS:
+            raise SourceRefused(
+                f"a ring index at {self.used_idx_addr:#x} with slot {self.slot} cannot be looked at; "
+                f"indices lie at even addresses, and the control page has {VRING_SLOTS} slots"
+            )
 
     def has_news(self, memory: GuestMemory, page: Page) -> bool:
         """Poll: whether buffers were used since the Launcher last took the news, as this process sees it."""
@@ -44,6 +55,7 @@ class VringFd:
     def __init__(self, memory: GuestMemory, page: Page, used_idx_addr: int, slot: int) -> None:
         self._memory, self._page = memory, page
         self.view = RingView(used_idx_addr, slot)
+        self.view.check(memory)
         self._word = TAKEN_IDX + slot
         self.doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -34,7 +34,7 @@ class Kind(IntEnum):
 
     HELLO = 1  # Launcher to Waker or peer: here is the memory, the page, the way to break
     READY = 2  # back: mapped and seen
-    WATCH = 3  # Launcher to Waker: a generation, then four numbers a source
+    WATCH = 3  # Launcher to Waker: a generation, then three numbers a source
     UNWATCH = 4  # Launcher to Waker: a generation, then the tokens
     DONE = 5  # back: this generation is obeyed
     REFUSED = 6  # back: this generation is not, and why
@@ -86,16 +86,17 @@ class Wire:
         Raises `PeerGone` when nobody can receive it any more, `WireError` when it is larger than a packet.
         """
         body = text.encode()
+        size = _HEADER.size + 8 * len(numbers) + len(body)
+        if size > MAX_PACKET or len(fds) > MAX_FDS:
+            raise WireError(
+                f"wire: {kind.name} with {size} bytes and {len(fds)} fds is more than a packet takes "
+                f"({MAX_PACKET} and {MAX_FDS}); send several"
+            )
         packet = (
             _HEADER.pack(_MAGIC, VERSION, kind, len(fds), len(numbers), len(body))
             + struct.pack(f"<{len(numbers)}Q", *numbers)
             + body
         )
-        if len(packet) > MAX_PACKET or len(fds) > MAX_FDS:
-            raise WireError(
-                f"wire: {kind.name} with {len(packet)} bytes and {len(fds)} fds is more than a packet takes "
-                f"({MAX_PACKET} and {MAX_FDS}); send several"
-            )
         try:
             if fds:
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))

@@ -17,7 +17,7 @@ from shared.memory import GuestMemory
 from shared.page import Page
 from waker.api import Place, Setup, Source, WakerStats
 from waker.handle import Waker
-from waker.places import PLACES
+from waker.places import place_description, place_names, start_place
 from waker.strategies import missing, strategy_description, strategy_names
 
 __all__ = ["Source", "Waker", "WakerName", "WakerStats", "description", "names", "parse", "start", "why_not"]
@@ -38,7 +38,7 @@ class WakerName(NamedTuple):
 
 def names() -> list[str]:
     """Return the names of all Wakers, without breakers, the historical order of places first."""
-    return [f"{place}/{strategy}" for place in PLACES for strategy in strategy_names()]
+    return [f"{place}/{strategy}" for place in place_names() for strategy in strategy_names()]
 
 
 def parse(name: str) -> WakerName:
@@ -60,7 +60,7 @@ def why_not(name: str) -> str | None:
 def description(name: str) -> str:
     """Return what this Waker is and where it came from, in one line."""
     parsed = parse(name)
-    return f"{PLACES[parsed.place].__doc__} {strategy_description(parsed.strategy)}"
+    return f"{place_description(parsed.place)} {strategy_description(parsed.strategy)}"
 
 
 def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources: Sequence[Source] = ()) -> Waker:
@@ -75,7 +75,7 @@ def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources:
     if reason is not None:
         raise CannotRunError(f"waker '{name}' cannot run here: {reason}")
 
-    def start_place(watched: Sequence[tuple[int, Source]]) -> Place:
-        return PLACES[parsed.place](Setup(parsed.strategy, memory, page, breaker, watched))
+    def start_one(watched: Sequence[tuple[int, Source]]) -> Place:
+        return start_place(parsed.place, Setup(parsed.strategy, memory, page, breaker, watched))
 
-    return Waker(name, start_place, page, sources)
+    return Waker(name, start_one, page, sources)

@@ -18,8 +18,9 @@ from shared.page import BREAKS, LOOKS, WAKES, Page
 from shared.wire import PeerGone
 from waker.api import Outgrown, Place, Source, Unwatch, WakerStats, Watch
 
-# More deaths than this within a second are no accident.
-_DEATHS_PER_SECOND = 20
+# More deaths than this within so long are no accident. (A process takes tens of milliseconds to die and be replaced.)
+_MANY_DEATHS = 20
+_CRASH_LOOP_S = 10.0
 
 StartPlace = Callable[[Sequence[tuple[int, Source]]], Place]
 
@@ -35,7 +36,7 @@ class Waker:
         self._tokens = {source: next(self._serial) for source in sources}
         self._generation = 0
         self._released = page.words[BREAKS]
-        self._deaths: deque[float] = deque(maxlen=_DEATHS_PER_SECOND)
+        self._deaths: deque[float] = deque(maxlen=_MANY_DEATHS)
         self._replaced = 0
         self._is_stopped = False
         self._place = self._start()
@@ -46,9 +47,12 @@ class Waker:
         When it returns the Waker looks at all of them. Raises `SourceRefused`, and watches none of them, when its
         strategy cannot take one. A source that is watched already stays so.
         """
-        new = [source for source in sources if source not in self._tokens]
+        new = [source for source in dict.fromkeys(sources) if source not in self._tokens]
         if not new:
             return
+        for source in new:
+            if not is_open(source.fd):
+                raise SourceRefused(f"{self.name}: {source.name}: fd {source.fd} is not open")
         self._generation += 1
         for source in new:
             self._tokens[source] = next(self._serial)
@@ -128,9 +132,10 @@ class Waker:
         """Start another Waker in place of the dead one, with the same watch set."""
         now = monotonic()
         self._deaths.append(now)
-        if len(self._deaths) == _DEATHS_PER_SECOND and now - self._deaths[0] < 1.0:
+        if len(self._deaths) == _MANY_DEATHS and now - self._deaths[0] < _CRASH_LOOP_S:
             raise WakerError(
-                f"{self.name}: the Waker died {_DEATHS_PER_SECOND} times within a second; its own words are above"
+                f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s; "
+                f"its own words are above"
             )
         self._replaced += 1
         self._begin_anew()

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 
-from shared.errors import SourceRefused
+from shared.errors import LabError
 from shared.memory import GuestMemory
 from shared.page import WAKES, Page
 from waker.api import Source, Strategy
@@ -24,24 +24,26 @@ class WatchSet:
         self._by_fd: dict[int, Source] = {}
         self._rings: list[Source] = []
 
-    def add_channel(self, fd: int) -> None:
-        """Look at what brings commands, too; it is never a reason to break the Guest."""
-        self._strategy.add(fd)
+    def add_channel(self, fd: int) -> str | None:
+        """Look at what brings commands, too, or return why not; it is never a reason to break the Guest."""
+        try:
+            self._strategy.add(fd)
+        except (LabError, OSError) as error:
+            return f"its channel: {error if isinstance(error, LabError) else error.strerror}"
+        return None
 
     def add(self, sources: Sequence[tuple[int, Source]]) -> str | None:
         """Watch all of `sources`, or none of them: then return the reason."""
         for at, (token, source) in enumerate(sources):
             try:
+                if source.ring is not None:
+                    source.ring.check(self._memory)
                 self._strategy.add(source.fd)
-            except (SourceRefused, OSError) as error:
+            except (LabError, OSError) as error:
                 self.remove(token for token, _ in sources[:at])
                 for _, refused in sources[at:]:
                     self._let_go(refused)
-                return (
-                    f"{source.name}: {error}"
-                    if isinstance(error, SourceRefused)
-                    else f"{source.name}: {error.strerror}"
-                )
+                return f"{source.name}: {error if isinstance(error, LabError) else error.strerror}"
             self._by_token[token] = self._by_fd[source.fd] = source
             if source.ring is not None:
                 self._rings.append(source)

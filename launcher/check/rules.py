@@ -127,7 +127,7 @@ def w7_vring(waker_name: str, engine: str) -> str:
     """A vring fd is ready exactly when the ring has news, seen through the Waker's own mapping."""
     with open_rig(waker_name, engine) as rig, _filler(rig) as fill:
         words, memory = rig.machine.page.words, rig.machine.memory
-        guest = DriverQueue(memory, rig.vring.layout, "guest queue")
+        guest: DriverQueue[int] = DriverQueue(memory, rig.vring.layout, "guest queue")
         for number in range(4):
             guest.add([], [(_RING_MEMORY + number * 64, 64)], number)
         counted = memory.view(COUNTER, 4).cast("I")

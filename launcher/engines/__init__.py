@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, util
@@ -13,12 +14,15 @@ from typing import NamedTuple
 
 from launcher import guests, image
 from launcher.api import Boot, Vcpu
+from launcher.config import MAX_MEMORY_MIB
 from launcher.engines import kvm, python
 from shared.breaker import Breaker
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 
 AUTO = "auto"
+
+_LARGEST_RAM = MAX_MEMORY_MIB << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def choose(name: str, guest: str) -> Choice:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
     if guest in guests.names():
         return Choice(_ENGINES["python"], f"kvm: {reason}")
-    image.check(guest)
+    _check_image(guest)
     raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
 
 
@@ -96,12 +100,13 @@ def _load_program(guest: str) -> python.Program:
         assert spec is not None
         assert spec.loader is not None  # it ends in .py
         module = util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # a dataclass looks its module up there
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"image '{guest}' cannot be imported: {type(error).__name__}: {error}") from error
     else:
-        image.check(guest)
+        _check_image(guest)
         raise UsageError(
             f"image '{guest}' is machine code; engine python runs Guests written in Python "
             f"({', '.join(guests.names())}, or a .py file), so give --engine kvm"
@@ -110,6 +115,12 @@ def _load_program(guest: str) -> python.Program:
     if not callable(program):
         raise UsageError(f"image '{guest}' has no function run(cpu), which is where a Guest in Python begins")
     return program
+
+
+def _check_image(path: str) -> None:
+    """Raise `UsageError` for what is no image: that comes before who could run it."""
+    with GuestMemory.create(_LARGEST_RAM) as scratch:  # costs only what the image touches
+        image.load(path, scratch, scratch.size)
 
 
 def _always() -> None:

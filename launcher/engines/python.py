@@ -15,6 +15,7 @@ and is there to be measured.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from enum import Enum
 from typing import NamedTuple, NoReturn
@@ -42,7 +43,12 @@ Irqs = frozenset[int]
 GuestCode = Generator[Step | Notify | Shutdown, Irqs, None]
 Program = Callable[["Cpu"], GuestCode]
 
+REASON_LIMIT = 256
+"""How many characters of a crash reason are shown."""
+
 _NO_IRQS: Irqs = frozenset()
+# A Guest that leaves by sys.exit() must not take its Launcher, and the exit code, along.
+_GUEST_FAULTS = (Exception, SystemExit, GeneratorExit)
 
 
 class Cpu(NamedTuple):
@@ -60,7 +66,8 @@ class PythonVcpu:
     """Runs a generator as if it were a Guest. One thread only."""
 
     def __init__(self, memory: GuestMemory, program: Program, boot: Boot, breaker: Breaker) -> None:
-        self._guest = program(Cpu(memory, boot.device_page))
+        # Called inside a generator of ours: a program that fails at once, or is none, dies as any other does.
+        self._guest = _begin(program, Cpu(memory, boot.device_page))
         self._breaker = breaker
         self._pending: set[int] = set()
         self._is_halted = False
@@ -77,16 +84,18 @@ class PythonVcpu:
                 wanted = self._step()
             except StopIteration:
                 return Died("it ran off the end of its code")
-            except GuestPanic as panic:
-                return Died(str(panic))
-            except LabError as error:  # its half of a ring found the device's half malformed
-                return Died(str(error))
-            except Exception as error:
-                return Died(f"{type(error).__name__}: {error}")
+            except (GuestPanic, LabError) as error:  # the latter: it found the device's half of a ring malformed
+                return Died(_shown(str(error)))
+            except _GUEST_FAULTS as error:
+                return Died(_shown(f"{type(error).__name__}: {error}"))
             if wanted is HALT:
                 self._is_halted = True
-            elif not isinstance(wanted, Step):
+            elif isinstance(wanted, Shutdown) or (isinstance(wanted, Notify) and isinstance(wanted.addr, int)):
                 return wanted
+            elif wanted is not COMPUTE:
+                return Died(
+                    _shown(f"it yielded {wanted!r}, but a Guest yields HALT, COMPUTE, Notify(addr) or Shutdown()")
+                )
         return Broken()
 
     def _step(self) -> Exit | Step:
@@ -110,10 +119,21 @@ class PythonVcpu:
         return self._breaker
 
     def close(self) -> None:
-        """End the Guest wherever it is."""
-        self._guest.close()
+        """End the Guest wherever it is; what it does about that is nobody's trouble any more."""
+        with contextlib.suppress(*_GUEST_FAULTS):
+            self._guest.close()
 
 
 def panic(reason: str) -> NoReturn:
     """Crash the Guest that calls this."""
     raise GuestPanic(reason)
+
+
+def _begin(program: Program, cpu: Cpu) -> GuestCode:
+    yield from program(cpu)
+
+
+def _shown(reason: str) -> str:
+    """Make a Guest's words fit for a terminal: one line, no control sequences, no novel."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in reason[:REASON_LIMIT])
+    return escaped or "crashed without a reason"

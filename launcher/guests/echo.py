@@ -47,12 +47,12 @@ def run(cpu: Cpu) -> GuestCode:
         yield from _kick(typed)
 
 
-def _kick(queue: DriverQueue) -> Generator[Notify, Irqs, None]:
+def _kick(queue: DriverQueue[int]) -> Generator[Notify, Irqs, None]:
     if queue.kick_needed():
         yield Notify(queue.layout.desc)
 
 
-def _reclaim(said: DriverQueue, free: list[int], at_least: int) -> Generator[Step, Irqs, None]:
+def _reclaim(said: DriverQueue[int], free: list[int], at_least: int) -> Generator[Step, Irqs, None]:
     """Take back the buffers that were written out, and wait until enough are free."""
     while True:
         while (used := said.reap()) is not None:

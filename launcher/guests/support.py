@@ -30,13 +30,13 @@ class FoundDevice(NamedTuple):
     offered: int
     acked_addr: int
 
-    def start(self, features: int = RING_FEATURES) -> Generator[Notify, Irqs, list[DriverQueue]]:
+    def start(self, features: int = RING_FEATURES) -> Generator[Notify, Irqs, list[DriverQueue[int]]]:
         """Acknowledge those of `features` that are offered, say DRIVER_OK, and return the queues."""
         desc = self.cpu.memory.at(DeviceDesc, self.desc_addr)
         desc.status |= ACKNOWLEDGE | DRIVER
         acked = self.offered & features
         self.cpu.memory.view(self.acked_addr, 4)[:] = acked.to_bytes(4, "little")
-        queues = [
+        queues: list[DriverQueue[int]] = [
             DriverQueue(
                 self.cpu.memory,
                 ring,

@@ -18,7 +18,12 @@ class Child:
 
     def __init__(self, pid: int, on_death: Callable[[], None]) -> None:
         self.pid = pid
-        self._pidfd = os.pidfd_open(pid)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._on_death = on_death
         self._has_ended = threading.Event()
         self._watcher = threading.Thread(target=self._wait, name=f"death of {pid}", daemon=True)
@@ -37,9 +42,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def end(self, patience_s: float = 2.0) -> None:
-        """Wait for the end that was asked for, and enforce it when it does not come."""
-        self._on_death = do_nothing
+    def end(self, hang_up: Callable[[], None], patience_s: float = 2.0) -> None:
+        """Have it end by `hang_up`, and wait until it has; enforce that when it does not come."""
+        self._on_death = do_nothing  # before it can die of it: this death is no reason to break the Guest
+        hang_up()
         if not self._has_ended.wait(patience_s):
             self.kill()
         self._watcher.join()

@@ -7,15 +7,16 @@ pipe as well, and answers go back up a second one, because a change must be know
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
-import traceback
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from shared.child import TERMINAL_SIGNALS
-from shared.errors import SourceRefused
+from shared.errors import LabError, SourceRefused
 from shared.wire import PeerGone
 from waker.api import Command, Outgrown, Release, Setup, Source, Unwatch, Watch
 from waker.places.child import Child
@@ -24,7 +25,7 @@ from waker.strategies import make_strategy
 from waker.watchset import WatchSet
 
 _INT = struct.Struct("<i")
-_RELEASE = struct.Struct("<ii")
+_BREAK_NUMBER = struct.Struct("<Q")
 _RELEASE_MARK = -(1 << 31)
 
 
@@ -40,7 +41,7 @@ class _ForkChannel:
     def receive(self) -> Sequence[Command]:
         number = self._read_int()
         if number == _RELEASE_MARK:
-            return [Release(self._read_int())]
+            return [Release(_BREAK_NUMBER.unpack(os.read(self._commands, _BREAK_NUMBER.size))[0])]
         if number >= 0:
             return [Watch(0, [(number, self._known[number])])]
         return [Unwatch(0, [-number - 1])]
@@ -63,15 +64,18 @@ class ForkPlace:
     def __init__(self, setup: Setup) -> None:
         self._known = {source.fd: source for _, source in setup.sources}
         self._tokens = {token: source.fd for token, source in setup.sources}
-        commands, self._commands = os.pipe()
-        self._answers, answers = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            self._live(setup, commands, answers)
-        os.close(commands)
-        os.close(answers)
-        self._child = Child(pid, setup.breaker.break_out)
-        self.pid = pid
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            commands, self._commands = os.pipe()
+            theirs.callback(os.close, commands)
+            ours.callback(os.close, self._commands)
+            self._answers, answers = os.pipe()
+            theirs.callback(os.close, answers)
+            ours.callback(os.close, self._answers)
+            self.pid = os.fork()
+            if self.pid == 0:
+                self._live(setup, commands, answers)
+            self._child = Child(self.pid, setup.breaker.break_out)
+            ours.pop_all()
         try:
             refusal = self._answer()
             if refusal is not None:
@@ -89,15 +93,21 @@ class ForkPlace:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             handle = setup.breaker.handle()
             _keep_only({2, commands, answers, *self._known} | ({handle.fd} if handle.fd is not None else set()))
+            commands = os.dup(commands)  # the lowest number there is: with many files open, select needs it
             channel = _ForkChannel(commands, answers, self._known)
             watched = WatchSet(make_strategy(setup.strategy), setup.memory, setup.page)
-            watched.add_channel(commands)
-            refusal = watched.add([(fd, source) for fd, source in self._known.items()])
+            refusal = watched.add_channel(commands) or watched.add(list(self._known.items()))
             channel.answer(0, refusal)
             if refusal is None:
                 serve(channel, watched, setup.breaker, setup.page)
-                code = 0
+            else:
+                os.read(commands, 1)  # to end unasked would look like a death
+            code = 0
+        except (LabError, OSError) as error:
+            print(f"waker: {error}", file=sys.stderr, flush=True)
         except BaseException:
+            import traceback
+
             traceback.print_exc()
         finally:
             os._exit(code)
@@ -120,7 +130,7 @@ class ForkPlace:
         return None
 
     def release(self, upto: int) -> None:
-        self._write(_RELEASE.pack(_RELEASE_MARK, upto))
+        self._write(_INT.pack(_RELEASE_MARK) + _BREAK_NUMBER.pack(upto))
 
     def is_alive(self) -> bool:
         return self._child.is_alive()
@@ -129,8 +139,7 @@ class ForkPlace:
         self._child.kill()
 
     def stop(self) -> None:
-        os.close(self._commands)  # end of file: the Launcher is gone, go too
-        self._child.end()
+        self._child.end(hang_up=lambda: os.close(self._commands))
         os.close(self._answers)
 
     def _order(self, number: int) -> str | None:

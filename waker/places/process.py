@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 
 from shared import wire
@@ -22,7 +23,7 @@ from shared.wire import Kind, PeerGone, Wire
 from waker.api import Command, Release, Setup, Source, Unwatch, Watch
 from waker.places.child import Child
 from waker.serve import serve
-from waker.strategies import make_strategy
+from waker.strategies import make_strategy, strategy_names
 from waker.watchset import WatchSet
 
 _NO_RING = (1 << 64) - 1
@@ -40,14 +41,14 @@ class _SocketChannel:
 
     def receive(self) -> Sequence[Command]:
         message = self._launcher.receive()
-        numbers = message.numbers
-        if message.kind is Kind.RELEASE and len(numbers) == 1:
+        numbers, fds = message.numbers, message.fds
+        if message.kind is Kind.RELEASE and len(numbers) == 1 and not fds:
             return [Release(numbers[0])]
-        if message.kind is Kind.UNWATCH and numbers:
+        if message.kind is Kind.UNWATCH and numbers and not fds:
             return [Unwatch(numbers[0], numbers[1:])]
-        if message.kind is Kind.WATCH and len(numbers) == 1 + _NUMBERS_PER_SOURCE * len(message.fds):
-            names = message.text.split("\0")
-            rows = zip(numbers[1::3], numbers[2::3], numbers[3::3], message.fds, names, strict=True)
+        names = message.text.split("\0")
+        if message.kind is Kind.WATCH and len(numbers) == 1 + _NUMBERS_PER_SOURCE * len(fds) and len(names) == len(fds):
+            rows = zip(numbers[1::3], numbers[2::3], numbers[3::3], fds, names, strict=True)
             return [
                 Watch(
                     numbers[0],
@@ -58,7 +59,9 @@ class _SocketChannel:
                 )
             ]
         message.close_fds()
-        raise WireError(f"wire: {message.kind.name} with {len(numbers)} numbers makes no sense to a Waker")
+        raise WireError(
+            f"wire: {message.kind.name} with {len(numbers)} numbers and {len(fds)} fds makes no sense to a Waker"
+        )
 
     def answer(self, generation: int, refusal: str | None) -> None:
         if refusal is None:
@@ -73,10 +76,13 @@ class ProcessPlace:
     def __init__(self, setup: Setup) -> None:
         self._name = f"process/{setup.strategy}"
         self._wire, theirs = Wire.pair()
-        with theirs:
-            pid = spawn("waker", theirs, self._name)
-        self._child = Child(pid, setup.breaker.break_out)
-        self.pid = pid
+        try:
+            with theirs:
+                self.pid = spawn("waker", theirs, self._name)
+            self._child = Child(self.pid, setup.breaker.break_out)
+        except BaseException:
+            self._wire.close()
+            raise
         try:
             self._greet(setup)
             for at in range(0, len(setup.sources), wire.MAX_FDS):
@@ -129,8 +135,7 @@ class ProcessPlace:
         self._child.kill()
 
     def stop(self) -> None:
-        self._wire.close()
-        self._child.end()
+        self._child.end(hang_up=self._wire.close)
 
     def _expect(self, kind: Kind) -> None:
         answer = self._wire.receive()
@@ -144,20 +149,25 @@ def live_as_process(socket_fd: int) -> int:
     forget_the_parent()
     launcher = Wire.on_fd(socket_fd)
     try:
-        hello = launcher.receive()
+        strategy_name, memory, page, breaker = _take_hello(launcher.receive())
+        watched = WatchSet(make_strategy(strategy_name), memory, page, owns_fds=True)
+        refusal = watched.add_channel(launcher.fileno())
+        if refusal is not None:
+            raise SourceRefused(refusal)
+        launcher.send(Kind.READY)
     except PeerGone:
         return 0
-    try:
-        strategy_name, memory, page, breaker = _take_hello(hello)
-        watched = WatchSet(make_strategy(strategy_name), memory, page, owns_fds=True)
-        watched.add_channel(launcher.fileno())
-        launcher.send(Kind.READY)
     except (LabError, OSError) as error:
-        with contextlib.suppress(PeerGone):
+        with contextlib.suppress(LabError, OSError):
             launcher.send(Kind.REFUSED, text=str(error))
         return 1
-    with contextlib.suppress(PeerGone):  # an answer that nobody is left to hear
+    try:
         serve(_SocketChannel(launcher), watched, breaker, page)
+    except PeerGone:
+        return 0  # an answer that nobody is left to hear
+    except (LabError, OSError) as error:
+        print(f"waker: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -166,6 +176,9 @@ def _take_hello(hello: wire.Message) -> tuple[str, GuestMemory, Page, Breaker]:
         hello.close_fds()
         raise WireError(f"wire: a Waker expects HELLO with its fds first, not {hello.kind.name}")
     strategy, _, kind = hello.text.partition(" ")
+    if strategy not in strategy_names():
+        hello.close_fds()
+        raise WireError(f"wire: HELLO asks for strategy {strategy!r}; there are {', '.join(strategy_names())}")
     canary_addr, canary_word, pid, tid = hello.numbers
     memory = GuestMemory.attach(hello.fds[0], Canary(canary_addr, canary_word))
     page = Page(hello.fds[1])

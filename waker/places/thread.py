@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
 
-from shared.errors import SourceRefused
+from shared.errors import LabError, SourceRefused
 from shared.wire import PeerGone
 from waker.api import Channel, Command, Release, Setup, Unwatch, Watch
 from waker.places.child import do_nothing
@@ -69,13 +70,14 @@ class ThreadPlace:
         try:
             channel: Channel = _ThreadChannel(self._snapped, self._commands, self._answers)
             watched = WatchSet(make_strategy(setup.strategy), setup.memory, setup.page)
-            watched.add_channel(self._snapped)
-            refusal = watched.add(setup.sources)
+            refusal = watched.add_channel(self._snapped) or watched.add(setup.sources)
             self._answers.put(refusal)
             if refusal is None:
                 serve(channel, watched, setup.breaker, setup.page)
         except _Killed:
             pass
+        except (LabError, OSError) as error:
+            print(f"waker: {error}", file=sys.stderr)
         finally:
             # In this order: whoever is told of the death finds it true.
             self._has_ended = True
@@ -95,6 +97,8 @@ class ThreadPlace:
         return not self._has_ended
 
     def kill(self) -> None:
+        if self._has_ended:
+            return  # its ident may be another thread's by now
         ident = ctypes.c_ulong(self._thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_Killed))
         os.write(self._snap, b"!")  # it dies at its next bytecode, so it has to come out of the kernel

@@ -5,15 +5,16 @@ There is no registry: a strategy exists because its file does.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from pathlib import Path
 
 from waker.api import Strategy
 
 
 def strategy_names() -> list[str]:
     """Return the names of all strategies, in alphabetical order."""
-    return sorted(path.stem for path in Path(__path__[0]).glob("[!_]*.py"))
+    files = os.listdir(__path__[0])  # noqa: PTH208 - pathlib is 2 of a Waker process' 30 ms
+    return sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name[0] != "_")
 
 
 def missing(name: str) -> str | None:

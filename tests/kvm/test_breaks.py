@@ -1,0 +1,144 @@
+"""A Guest on KVM is broken out whatever it does, from wherever, and no break is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from launcher.api import Broken, Notify
+from launcher.engines.kvm.vcpu import PORT_NOTIFY
+from shared.breaker import KICK_SIGNAL, Breaker
+from shared.linux import tgkill
+from shared.page import Page
+from tests.kvm.conftest import BootCode, BootImage
+from tests.support.machine_code import CLI, HLT, SPIN, out
+from tests.support.threads import beside
+
+pytestmark = pytest.mark.kvm
+
+GUESTS = ("spin", "idle")
+
+BREAK_FROM_ANOTHER_PROCESS = """
+import sys
+from shared import breaker
+from shared.page import Page
+kind, pid, tid, page_fd = sys.argv[1], *map(int, sys.argv[2:])
+end = breaker.from_handle(breaker.BreakHandle(kind, pid, tid, None), Page(page_fd))
+for _ in sys.stdin:
+    end.break_out()
+"""
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_is_broken_out_by_another_thread(guest: str, boot_image: BootImage, breaker: Breaker) -> None:
+    vcpu = boot_image(guest)
+    for _ in range(20):
+        with beside(breaker.break_out):
+            assert vcpu.run() == Broken()
+        breaker.clear()
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_is_broken_out_by_another_process(
+    guest: str, boot_image: BootImage, breaker: Breaker, page: Page
+) -> None:
+    vcpu = boot_image(guest)
+    handle = breaker.handle()
+    command = [sys.executable, "-c", BREAK_FROM_ANOTHER_PROCESS]
+    arguments = [handle.kind, str(handle.pid), str(handle.tid), str(page.fileno())]
+    with subprocess.Popen(command + arguments, stdin=subprocess.PIPE, pass_fds=[page.fileno()], text=True) as peer:
+        assert peer.stdin is not None
+        for _ in range(20):
+            peer.stdin.write("break\n")
+            peer.stdin.flush()
+            assert vcpu.run() == Broken()
+            breaker.clear()
+        peer.stdin.close()
+    assert peer.returncode == 0
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_break_before_the_entry_is_not_lost(guest: str, boot_image: BootImage, breaker: Breaker) -> None:
+    vcpu = boot_image(guest)
+    for _ in range(5_000):
+        breaker.break_out()
+        assert vcpu.run() == Broken()
+        breaker.clear()
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_break_around_the_entry_is_not_lost(guest: str, boot_image: BootImage, breaker: Breaker) -> None:
+    # The other thread breaks at no fixed moment: while we clear, look, enter, or are inside.
+    vcpu = boot_image(guest)
+    rounds = 5_000
+    may_break = threading.Semaphore(0)
+
+    def break_each_round() -> None:
+        for _ in range(rounds):
+            may_break.acquire()
+            breaker.break_out()
+
+    with beside(break_each_round):
+        for _ in range(rounds):
+            may_break.release()
+            assert vcpu.run() == Broken()
+            assert breaker.is_set()
+            breaker.clear()
+
+
+def test_a_break_is_taken_by_nobody_but_who_clears_it(boot_image: BootImage, breaker: Breaker) -> None:
+    vcpu = boot_image("spin")
+    breaker.break_out()
+    assert [vcpu.run() for _ in range(3)] == [Broken()] * 3
+    assert breaker.is_set()
+
+
+def test_a_kick_without_a_break_breaks_nothing(boot_image: BootImage, breaker: Breaker) -> None:
+    handle = breaker.handle()
+
+    def kick_then_break() -> None:
+        for _ in range(1_000):
+            tgkill(handle.pid, handle.tid, KICK_SIGNAL)
+        breaker.break_out()
+
+    for guest in GUESTS:
+        vcpu = boot_image(guest)
+        with beside(kick_then_break):
+            assert vcpu.run() == Broken()
+            assert breaker.is_set()
+        breaker.clear()
+
+
+def test_what_the_guest_asked_comes_before_a_break_that_followed(boot_code: BootCode, breaker: Breaker) -> None:
+    vcpu = boot_code(out(PORT_NOTIFY, 1) + out(PORT_NOTIFY, 2) + SPIN)
+    assert vcpu.run() == Notify(1)
+    breaker.break_out()
+    assert vcpu.run() == Broken()
+    breaker.clear()
+    assert vcpu.run() == Notify(2)
+
+
+def test_a_guest_halted_with_interrupts_off_can_still_be_broken_out(boot_code: BootCode, breaker: Breaker) -> None:
+    vcpu = boot_code(CLI + HLT + out(PORT_NOTIFY, 1))
+    vcpu.interrupt(0)
+    for _ in range(2):
+        with beside(breaker.break_out):
+            assert vcpu.run() == Broken()
+        breaker.clear()
+
+
+def test_python_signal_handlers_run_while_the_guest_computes(boot_image: BootImage, breaker: Breaker) -> None:
+    vcpu = boot_image("spin")
+    main = threading.main_thread().native_id
+    assert main is not None
+    before = signal.signal(signal.SIGUSR2, lambda *_: breaker.break_out())
+    try:
+        with beside(tgkill, os.getpid(), main, signal.SIGUSR2):
+            assert vcpu.run() == Broken()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
