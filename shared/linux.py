@@ -50,6 +50,14 @@ def ioctl_or_errno(fd: int, request: int, arg: int = 0) -> int:
     return result if result >= 0 else -ctypes.get_errno()
 
 
+def syscall(number: int, *args: int, name: str) -> int:
+    """Do one system call with integer arguments and return its result; raise `OSError` naming it."""
+    result: int = _syscall(number, *map(ctypes.c_long, args))
+    if result < 0:
+        raise_errno(name)
+    return result
+
+
 def is_open(fd: int) -> bool:
     """Whether this number is an open file in this process."""
     try:
