@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the main thread only."""
     _fill_standard_files()
     try:
-        args = make_parser().parse_args(argv)
+        args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.command(args)
         sys.stdout.flush()
     except LabError as error:
@@ -38,8 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say("standard output was closed before all was written", EXIT_ERROR)
     except OSError as error:
         _drop_unwritten_output()
-        return _say(str(error), EXIT_ERROR)
+        return _say(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_ERROR)
     return code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    for arg in argv:
+        if arg.startswith("--") and arg.endswith("=--"):  # argparse would hand over an empty list
+            raise UsageError(f"option '{arg.removesuffix('=--')}' needs a value, not '--'")
+    return make_parser().parse_args(argv)
 
 
 def _say(sentence: str, code: int) -> int:
@@ -103,7 +110,9 @@ def make_parser() -> argparse.ArgumentParser:
     run.set_defaults(command=commands.run)
 
     list_ = sub.add_parser("list", help="list the wakers, engines or guests there are")
-    list_.add_argument("what", choices=("wakers", "engines", "guests"), help="what to list")
+    list_.add_argument(
+        "what", metavar="{wakers,engines,guests}", choices=("wakers", "engines", "guests"), help="what to list"
+    )
     list_.add_argument("--json", action="store_true", help="as JSON Lines")
     list_.set_defaults(command=commands.list_)
 

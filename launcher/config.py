@@ -25,6 +25,8 @@ class RunConfig:
     is_tracing: bool = False
 
     def __post_init__(self) -> None:
+        if not self.image:
+            raise UsageError("image '' is no name; give a built-in Guest, an ELF32 file or a .py file")
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
                 f"memory of {self.memory_mib} MiB cannot be made; give --memory {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_IMAGE_BYTES = 64 << 20
 MAX_SEGMENTS = 64
 
+_ADDRESS_SPACE = 1 << 32
 _MAGIC = b"\x7fELF"
 _ZEROES = bytes(1 << 20)
 
@@ -42,16 +43,25 @@ def load(path: str | Path, memory: GuestMemory, limit: int) -> int:
 
     Raises `UsageError` for whatever is not a loadable image; memory is then untouched. Before the Guest runs.
     """
-    content = _read(Path(path))
-    try:
-        entry, segments = _parse(content, limit)
-    except UsageError as refusal:
-        raise UsageError(f"image {path}: {refusal}") from refusal.__cause__
+    entry, segments = _open(path, limit)
     for segment in segments:
         filled = segment.addr + len(segment.content)
         memory.view(segment.addr, len(segment.content))[:] = segment.content
         _zero(memory, filled, segment.addr + segment.size)
     return entry
+
+
+def check(path: str | Path) -> None:
+    """Raise `UsageError` for whatever is not a loadable image, however large the memory."""
+    _open(path, _ADDRESS_SPACE)
+
+
+def _open(path: str | Path, limit: int) -> tuple[int, list[_Segment]]:
+    content = _read(Path(path))
+    try:
+        return _parse(content, limit)
+    except UsageError as refusal:
+        raise UsageError(f"image {path}: {refusal}") from refusal.__cause__
 
 
 def _read(path: Path) -> bytes:

@@ -51,7 +51,7 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
     parts raise when they cannot be opened.
     """
     name = waker.parse(config.waker)
-    choice = engines.choose(config.engine, config.image)
+    choice = engines.choose(config.engine, config.image, name.breaker)
     kind = _choose_breaker(choice.engine, config.waker, name)
     with ExitStack() as closing:
         page = closing.enter_context(Page.create())

@@ -1,9 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP as one more source that the Waker watches.
+"""SIGINT, SIGTERM, SIGHUP and SIGQUIT as one more source that the Waker watches.
 
 A Python signal handler runs between two bytecodes. A signal that comes after the last one before KVM_RUN has set a
-flag that nobody looks at until the Guest leaves by itself: a lost wake-up, of all places here. So the handlers do
-nothing, and the interpreter's C code writes the signal's number into a socket at once (signal.set_wakeup_fd). That
-socket is watched like any device, and a break that must not be lost is what Wakers are for.
+flag that nobody looks at until the Guest leaves by itself: a lost wake-up, of all places here. So the handler does
+nothing the first time, and the interpreter's C code writes the signal's number into a socket at once
+(signal.set_wakeup_fd). That socket is watched like any device, and a break that must not be lost is a Waker's trade.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from types import FrameType
 from shared.errors import Interrupted
 from waker import Source
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class StopRequests:
     """Catches the signals from its making to `close`; the main thread's, use it in a `with`."""
 
     def __init__(self) -> None:
+        self._count = 0
+        self._is_taken = False
         self._socket, self._writer = socket.socketpair()
         self._socket.setblocking(False)
         self._writer.setblocking(False)
@@ -29,7 +31,7 @@ class StopRequests:
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         # One that is ignored on purpose (nohup) stays ignored.
         self._before = {
-            signo: signal.signal(signo, _do_nothing)
+            signo: signal.signal(signo, self._insist)
             for signo in _SIGNALS
             if signal.getsignal(signo) is not signal.SIG_IGN
         }
@@ -42,6 +44,7 @@ class StopRequests:
             return
         for number in numbers:
             if number in self._before:
+                self._is_taken = True
                 raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
     def close(self) -> None:
@@ -58,6 +61,12 @@ class StopRequests:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _insist(self, signo: int, _frame: FrameType | None) -> None:
+        """Raise on the second signal, when nobody took the first: a Guest in Python that never yields keeps us here.
 
-def _do_nothing(_signo: int, _frame: FrameType | None) -> None:
-    pass
+        Once one was taken, or raised, everything is being closed, and no later one disturbs that.
+        """
+        self._count += 1
+        if self._count > 1 and not self._is_taken:
+            self._is_taken = True
+            raise Interrupted(f"stopped by {signal.Signals(signo).name}, sent twice")

@@ -25,6 +25,10 @@ _CRASH_LOOP_S = 10.0
 StartPlace = Callable[[Sequence[tuple[int, Source]]], Place]
 
 
+class _DiedEarlyError(WakerError):
+    """Say that a Waker was gone before it watched anything."""
+
+
 class Waker:
     """A running Waker. The vCPU's thread alone calls it; `stop()` it, or use it in a `with`."""
 
@@ -126,19 +130,20 @@ class Waker:
         except SourceRefused as refusal:
             raise SourceRefused(f"{self.name}: {refusal}") from refusal
         except PeerGone as error:
-            raise WakerError(f"{self.name}: the Waker died while it started; its own words are above") from error
+            raise _DiedEarlyError(f"{self.name}: the Waker died while it started") from error
 
     def _replace(self) -> None:
-        """Start another Waker in place of the dead one, with the same watch set."""
-        now = monotonic()
-        self._deaths.append(now)
-        if len(self._deaths) == _MANY_DEATHS and now - self._deaths[0] < _CRASH_LOOP_S:
-            raise WakerError(
-                f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s; "
-                f"its own words are above"
-            )
-        self._replaced += 1
-        self._begin_anew()
+        """Start another Waker in place of the dead one, with the same watch set; one that dies of it, too."""
+        while True:
+            now = monotonic()
+            self._deaths.append(now)
+            if len(self._deaths) == _MANY_DEATHS and now - self._deaths[0] < _CRASH_LOOP_S:
+                raise WakerError(f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s")
+            self._replaced += 1
+            try:
+                return self._begin_anew()
+            except _DiedEarlyError:
+                continue
 
     def _start_again(self, new: list[Source]) -> None:
         """Fork again, for sources that the child cannot know."""

@@ -58,6 +58,10 @@ def main(
     """Check what was named (all that there is, without names), print it, and return the exit code."""
     for name in wakers or ():
         waker.parse(name)
+    if engine_names:
+        engine_names = [
+            engines.choose(name, "idle").engine.name if name == engines.AUTO else name for name in engine_names
+        ]
     for name in engine_names or ():
         engines.get(name)
     for rule in rules or ():
@@ -80,21 +84,32 @@ def _print_json(findings: Iterable[Finding]) -> set[str]:
 
 def _print_table(findings: Iterable[Finding]) -> set[str]:
     from rich.console import Console
+
+    rows: dict[tuple[str, str], dict[str, Finding]] = {}
+    progress = Console(stderr=True)
+    with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
+        try:
+            for finding in findings:
+                rows.setdefault((finding.engine, finding.waker), {})[finding.rule] = finding
+        except KeyboardInterrupt:
+            _print_rows(rows)  # what was found stays found
+            raise
+    return _print_rows(rows)
+
+
+def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     styles = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
-    rows: dict[tuple[str, str], dict[str, Finding]] = {}
-    progress = Console(stderr=True)
-    with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
-        for finding in findings:
-            rows.setdefault((finding.engine, finding.waker), {})[finding.rule] = finding
     rules = list(dict.fromkeys(rule for row in rows.values() for rule in row))
     table = Table(box=None, pad_edge=False)
     for heading in ("engine", "waker", *rules):
         table.add_column(heading, no_wrap=True)
     for (engine_name, waker_name), row in rows.items():
-        table.add_row(engine_name, waker_name, *(Text(row[r].outcome, styles[row[r].outcome]) for r in rules))
+        cells = (Text(row[r].outcome, styles[row[r].outcome]) if r in row else "" for r in rules)
+        table.add_row(engine_name, waker_name, *cells)
     # Rows must stay rows when the output is a pipe, which has no width.
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)

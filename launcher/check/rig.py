@@ -84,6 +84,12 @@ class Rig:
             if monotonic() > end:
                 raise RuleBroken(f"{why}: no break was asked for within {PATIENCE_S:.0f} s")
 
+    def ring_later(self, at: int = 0) -> None:
+        """Ring from another thread, by when the Guest is most likely running, or asleep in its halt."""
+        timer = threading.Timer(QUIET_S / 2, self.pulse.ring, (at,))
+        timer.daemon = True
+        timer.start()
+
     def linger(self) -> None:
         """Let a moment pass in which something wrong could happen."""
         threading.Event().wait(QUIET_S)

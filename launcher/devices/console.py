@@ -117,6 +117,7 @@ class Console:
         """Forget the queues."""
         self._queues = ()
         self._spare = None
+        self._owes_eot = self._has_ended  # the next driver is to learn of it, too
 
     def close(self) -> None:
         """Put the terminal back as it was."""

@@ -14,15 +14,12 @@ from typing import NamedTuple
 
 from launcher import guests, image
 from launcher.api import Boot, Vcpu
-from launcher.config import MAX_MEMORY_MIB
 from launcher.engines import kvm, python
 from shared.breaker import Breaker
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 
 AUTO = "auto"
-
-_LARGEST_RAM = MAX_MEMORY_MIB << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +53,8 @@ def get(name: str) -> Engine:
     return _ENGINES[name]
 
 
-def choose(name: str, guest: str) -> Choice:
-    """Return the engine asked for, or for `auto` the best one that runs this Guest here.
+def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
+    """Return the engine asked for, or for `auto` the best one that runs this Guest here and stops for this breaker.
 
     Raises `UsageError` for an unknown engine or one that cannot run here, `CannotRunError` when `auto` finds none.
     """
@@ -70,11 +67,13 @@ def choose(name: str, guest: str) -> Choice:
     if guest.endswith(".py"):
         return Choice(_ENGINES["python"], "the Guest is written in Python")
     reason = kvm.why_not()
+    if breaker is not None and breaker not in kvm.BREAKERS:
+        reason = f"stopped by {', '.join(kvm.BREAKERS)}, not by {breaker}"
     if reason is None:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
     if guest in guests.names():
         return Choice(_ENGINES["python"], f"kvm: {reason}")
-    _check_image(guest)
+    image.check(guest)
     raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
 
 
@@ -106,7 +105,7 @@ def _load_program(guest: str) -> python.Program:
         except (Exception, SystemExit) as error:
             raise UsageError(f"image '{guest}' cannot be imported: {type(error).__name__}: {error}") from error
     else:
-        _check_image(guest)
+        image.check(guest)
         raise UsageError(
             f"image '{guest}' is machine code; engine python runs Guests written in Python "
             f"({', '.join(guests.names())}, or a .py file), so give --engine kvm"
@@ -115,12 +114,6 @@ def _load_program(guest: str) -> python.Program:
     if not callable(program):
         raise UsageError(f"image '{guest}' has no function run(cpu), which is where a Guest in Python begins")
     return program
-
-
-def _check_image(path: str) -> None:
-    """Raise `UsageError` for what is no image: that comes before who could run it."""
-    with GuestMemory.create(_LARGEST_RAM) as scratch:  # costs only what the image touches
-        image.load(path, scratch, scratch.size)
 
 
 def _always() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -90,6 +90,14 @@ def processes_of_session(sid: int) -> list[int]:
     return found
 
 
+def wait_until_gone(sid: int) -> None:
+    """Wait until no process of this session is left: the children of one that was interrupted end by themselves."""
+    end = monotonic() + PATIENCE_S
+    while left := processes_of_session(sid):
+        assert monotonic() < end, f"left behind: {left}"
+        select.select([], [], [], 0.01)
+
+
 def names_in_shm() -> set[str]:
     """Return the names in the two file systems in which one can be left behind."""
     found = set()
@@ -149,6 +157,13 @@ class Session:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
+    def type_without_reading(self, most: int) -> None:
+        """Type until the terminal takes no more, for nobody reads what is shown; or `most` bytes."""
+        for _ in range(0, most, 256):
+            if not select.select([], [self._master], [], 0.02)[1]:
+                return
+            os.write(self._master, b"x" * 256)
+
     def expect(self, text: bytes) -> None:
         """Wait until the terminal has shown `text` since this was last called."""
         self._read_until(lambda: text in self.shown)
@@ -163,17 +178,28 @@ class Session:
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def wait_for_child(self, other_than: int = 0) -> psutil.Process:
+        """Wait until it has a child process, not the one of that pid, and return it."""
+        end = monotonic() + PATIENCE_S
+        while not (children := [child for child in self.children() if child.pid != other_than]):
+            assert monotonic() < end, f"no child was started; on standard error: {self.said!r}"
+            select.select([], [], [], 0.01)
+        (child,) = children
+        return child
+
     def processes(self) -> list[int]:
         return processes_of_session(self.process.pid)
 
     def finish(self) -> int:
         """Wait for its end, and return the exit code; what it said is in `said`, what is on the screen in `shown`."""
-        pidfd = os.pidfd_open(self.process.pid)
-        try:
-            self._read_until(lambda: bool(select.select([pidfd], [], [], 0)[0]), also=pidfd)
-        finally:
-            os.close(pidfd)
-        self._read(0)
+        if self.process.poll() is None:
+            pidfd = os.pidfd_open(self.process.pid)
+            try:
+                self._read_until(lambda: bool(select.select([pidfd], [], [], 0)[0]), also=pidfd)
+            finally:
+                os.close(pidfd)
+        while self._read(0):
+            pass
         return self.process.wait()
 
     def sentence(self) -> str:
@@ -192,15 +218,14 @@ class Session:
             os.close(self._master)
             os.close(self._terminal)
 
-    def _read_until(self, is_enough: object, also: int | None = None) -> None:
-        assert callable(is_enough)
+    def _read_until(self, is_enough: Callable[[], bool], also: int | None = None) -> None:
         end = monotonic() + PATIENCE_S
         while not is_enough():
             left = end - monotonic()
             assert left > 0, f"waited in vain; on the terminal: {self.shown!r}; on standard error: {self.said!r}"
             self._read(left, [] if also is None else [also])
 
-    def _read(self, timeout_s: float, also: Sequence[int] = ()) -> None:
+    def _read(self, timeout_s: float, also: Sequence[int] = ()) -> bool:
         mine = [fd for fd in (self._master, self.stderr.fileno()) if fd >= 0 and not self._is_at_end(fd)]
         ready = select.select([*mine, *also], [], [], timeout_s)[0]
         for fd in ready:
@@ -208,6 +233,7 @@ class Session:
                 self.shown += os.read(fd, 65536)
             elif fd == self.stderr.fileno():
                 self.said += os.read(fd, 65536)
+        return bool(ready)
 
     def _is_at_end(self, fd: int) -> bool:
         # A pipe whose writers have all gone is readable for ever.

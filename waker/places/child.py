@@ -12,6 +12,8 @@ import signal
 import threading
 from collections.abc import Callable
 
+from shared.errors import WakerError
+
 
 class Child:
     """A Waker's process, and the thread that waits for its end."""
@@ -27,7 +29,13 @@ class Child:
         self._on_death = on_death
         self._has_ended = threading.Event()
         self._watcher = threading.Thread(target=self._wait, name=f"death of {pid}", daemon=True)
-        self._watcher.start()
+        try:
+            self._watcher.start()
+        except RuntimeError as error:
+            self.kill()
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            os.close(self._pidfd)
+            raise WakerError(f"the Waker needs a thread to wait for its end: {error}") from error
 
     def _wait(self) -> None:
         with contextlib.suppress(ChildProcessError):  # somebody else reaped it: gone all the same

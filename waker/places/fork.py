@@ -59,7 +59,7 @@ class _ForkChannel:
 
 
 class ForkPlace:
-    """A forked child (lguest, 2007): it holds a private copy of Guest memory, and the fds of the fork."""
+    """2007: a forked child with a private copy of Guest memory."""
 
     def __init__(self, setup: Setup) -> None:
         self._known = {source.fd: source for _, source in setup.sources}

@@ -71,7 +71,7 @@ class _SocketChannel:
 
 
 class ProcessPlace:
-    """A fresh process: Guest memory is passed to it read-only, and each fd as a copy."""
+    """The road not taken: a process that is handed shared Guest memory, read-only."""
 
     def __init__(self, setup: Setup) -> None:
         self._name = f"process/{setup.strategy}"
@@ -147,7 +147,11 @@ class ProcessPlace:
 def live_as_process(socket_fd: int) -> int:
     """Be the Waker process at the other end of `socket_fd`: greet, attach, serve; return the exit code."""
     forget_the_parent()
-    launcher = Wire.on_fd(socket_fd)
+    try:
+        launcher = Wire.on_fd(socket_fd)
+    except OSError as error:
+        print(f"waker: standard input is not the Launcher's socket ({error.strerror})", file=sys.stderr)
+        return 1
     try:
         strategy_name, memory, page, breaker = _take_hello(launcher.receive())
         watched = WatchSet(make_strategy(strategy_name), memory, page, owns_fds=True)

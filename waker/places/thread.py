@@ -46,7 +46,7 @@ class _ThreadChannel:
 
 
 class ThreadPlace:
-    """A thread (lguest, 2008): it sees the Launcher's memory and its fds."""
+    """2008: a thread of the Launcher's."""
 
     def __init__(self, setup: Setup) -> None:
         self._snapped, self._snap = os.pipe()

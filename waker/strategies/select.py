@@ -1,4 +1,4 @@
-"""select(2), as in 2007: the whole set goes to the kernel at every wait, and no fd can be 1024 or higher."""
+"""select(2), as in 2007: the whole set at every wait, and no fd above 1023."""
 
 from __future__ import annotations
 

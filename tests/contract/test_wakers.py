@@ -1,0 +1,61 @@
+"""Every rule, for every Waker that there is, on every engine: what `launcher check` tries, and many wakes in a row."""
+
+from __future__ import annotations
+
+import pytest
+
+import waker
+from launcher import engines
+from launcher.check.endurance import endure
+from launcher.check.report import EXPECTED, PASS, try_rule
+from launcher.check.rules import RULES
+
+PAIRS = [
+    pytest.param(name, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{name}")
+    for engine in engines.names()
+    for name in waker.names()
+]
+WAKES = 3000
+# A Guest in Python that computes holds the GIL for a switch interval at each wake of a Waker that is a thread, and
+# every Waker's break waits for the Guest's next yield.
+SPINNING_WAKES = 100
+
+
+def skip_what_cannot_run(name: str, engine: str) -> None:
+    reason = waker.why_not(name) or engines.get(engine).why_not()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize(("name", "engine"), PAIRS)
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_waker_keeps_the_rule(rule: str, name: str, engine: str) -> None:
+    skip_what_cannot_run(name, engine)
+    outcome, detail = try_rule(rule, name, engine)
+    is_stale_by_nature = rule == "W7" and waker.parse(name).place == "fork"
+    if outcome == "skip":
+        pytest.skip(detail)
+    assert outcome == (EXPECTED if is_stale_by_nature else PASS), detail
+
+
+@pytest.mark.parametrize(("name", "engine"), PAIRS)
+def test_thousands_of_wakes_in_a_row_are_all_served(name: str, engine: str) -> None:
+    skip_what_cannot_run(name, engine)
+    endured = endure(name, engine, WAKES)
+    assert endured.served == WAKES
+    assert endured.breaks >= WAKES
+
+
+@pytest.mark.parametrize(("name", "engine"), PAIRS)
+def test_a_guest_that_computes_is_woken_every_time(name: str, engine: str) -> None:
+    skip_what_cannot_run(name, engine)
+    assert endure(name, engine, SPINNING_WAKES, guest="spin").served == SPINNING_WAKES
+
+
+@pytest.mark.parametrize(("name", "engine"), PAIRS)
+def test_each_breaker_of_the_engine_wakes(name: str, engine: str) -> None:
+    skip_what_cannot_run(name, engine)
+    for breaker in engines.get(engine).breakers:
+        for rule in ("W1", "W6", "W12"):
+            outcome, detail = try_rule(rule, f"{name}+{breaker}", engine)
+            assert outcome == PASS, f"{rule} with {breaker}: {detail}"

@@ -1,0 +1,119 @@
+"""Imports go down only: tests and scripts, then launcher, then waker, then shared, then the standard library.
+
+And the process Waker starts in a few tens of milliseconds because its path imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FLOORS = ("launcher", "waker", "shared")
+# What each floor may take from outside. The lower, the less.
+WHEELS = {
+    "launcher": {"elftools", "numpy", "psutil", "rich", "shtab", "unicorn"},
+    "waker": set(),
+    "shared": {"numpy", "posix_ipc"},
+}
+HEAVY = {
+    "numpy", "rich", "psutil", "posix_ipc", "elftools", "shtab", "argparse", "asyncio", "subprocess", "json",
+    "logging", "inspect", "dataclasses", "traceback", "launcher",
+}  # fmt: skip
+
+
+def modules(floor: str) -> list[Path]:
+    return sorted((ROOT / floor).rglob("*.py"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield every module that this file imports, also inside functions, by its full name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+ALL = [pytest.param(path, id=str(path.relative_to(ROOT))) for floor in FLOORS for path in modules(floor)]
+
+
+def test_the_floors_are_found() -> None:
+    for floor in FLOORS:
+        assert modules(floor)
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_imports_go_down_only(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    below = set(FLOORS[FLOORS.index(floor) :])
+    allowed = below | WHEELS[floor] | set(sys.stdlib_module_names)
+    assert {top(module) for module in imports_of(path)} <= allowed
+
+
+@pytest.mark.parametrize("path", modules("launcher"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_launcher_knows_the_waker_by_its_front_door(path: Path) -> None:
+    behind = {name for name in imports_of(path) if name.startswith("waker.") and is_module(name)}
+    assert behind == set()
+
+
+def test_engines_and_devices_never_meet() -> None:
+    for one, other in (("engines", "devices"), ("devices", "engines")):
+        for path in modules(f"launcher/{one}"):
+            met = {name for name in imports_of(path) if name.startswith(f"launcher.{other}")}
+            assert met == set(), path
+
+
+def test_only_the_machine_and_the_check_know_engines_and_devices_both() -> None:
+    both = set()
+    for path in modules("launcher"):
+        names = set(imports_of(path))
+        known = [part for part in ("engines", "devices") if any(n.startswith(f"launcher.{part}") for n in names)]
+        if len(known) == 2:
+            both.add(path.relative_to(ROOT / "launcher").as_posix())
+    assert both <= {"machine.py", "commands.py"}
+
+
+def test_strategies_know_nobody_but_the_seam() -> None:
+    for path in modules("waker/strategies"):
+        if path.name == "__init__.py":
+            continue
+        known = {name for name in imports_of(path) if top(name) in FLOORS and is_module(name)}
+        assert known <= {"shared.errors", "shared.linux", "waker.api"}, path
+
+
+def test_nobody_below_the_tests_imports_tests_or_scripts() -> None:
+    for floor in FLOORS:
+        for path in modules(floor):
+            assert {top(name) for name in imports_of(path)} & {"tests", "scripts", "pytest"} == set()
+
+
+def test_a_process_waker_imports_nothing_heavy() -> None:
+    script = "import sys, waker.places.process, waker.strategies.select; print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", script],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    loaded = {top(name) for name in out.split()}
+    assert "waker" in loaded
+    assert loaded & HEAVY == set()
