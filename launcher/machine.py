@@ -22,7 +22,7 @@ from launcher.devices.table import DEVICE_AREA_PAGES, DeviceTable
 from launcher.loop import Loop
 from launcher.ready import ReadySet
 from launcher.stop import StopRequests
-from shared import breaker as breakers
+from shared.breaker import INLINE
 from shared.errors import UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.page import INTERRUPTS, IS_TRACING, Page
@@ -58,10 +58,11 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         page.words[IS_TRACING] = config.is_tracing
         memory = closing.enter_context(_make_memory(config, name))
         device_page = config.memory_mib << 20
-        breaker = breakers.create(kind, page)
-        closing.callback(breaker.close)
-        vcpu = choice.engine.open(config.image, memory, device_page, breaker)
+        vcpu = choice.engine.open(
+            config.image, memory, device_page, lambda flag: waker.make_breaker(config.waker, kind, page, flag)
+        )
         closing.callback(vcpu.close)
+        closing.callback(vcpu.breaker().close)
         ready = ReadySet(memory, page)
         closing.callback(ready.close)
 
@@ -76,19 +77,24 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
             sources.append(stop.source)
         trace = Trace(page, LAUNCHER_LANE)
         closing.callback(trace.close)
-        wake = closing.enter_context(waker.start(config.waker, memory, page, breaker, sources))
+        wake = closing.enter_context(waker.start(config.waker, memory, page, vcpu.breaker(), sources))
         for source in sources:
             ready.add(source)
         yield Machine(config, choice, memory, page, table, Loop(vcpu, table, wake, ready, page, trace, stop))
 
 
 def _choose_breaker(engine: engines.Engine, waker_name: str, name: waker.WakerName) -> str:
+    if name.place == INLINE:
+        if name.breaker is not None:
+            raise UsageError(f"waker '{waker_name}' breaks the Guest by itself; leave '+{name.breaker}' away")
+        return INLINE
     if name.breaker is None:
         return engine.breakers[0]
     if name.breaker not in engine.breakers:
         raise UsageError(
             f"waker '{waker_name}' cannot work with engine {engine.name}, whose Guest is stopped by "
-            f"{' or '.join(engine.breakers)}; leave '+{name.breaker}' away, or take another engine"
+            f"{' or '.join(kind for kind in engine.breakers if kind != INLINE)}; "
+            f"leave '+{name.breaker}' away, or take another engine"
         )
     return name.breaker
 

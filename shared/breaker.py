@@ -30,6 +30,9 @@ from shared.page import BREAK, Page
 
 KICK_SIGNAL = signal.SIGUSR1
 
+INLINE = "inline"
+"""The kind of a breaker that is its own Waker (waker/places/inline.py); an engine that can be stopped so says it."""
+
 
 class BreakHandle(NamedTuple):
     """What another process needs in order to break this vCPU: the kind, two numbers and at most one fd."""
@@ -38,6 +41,13 @@ class BreakHandle(NamedTuple):
     pid: int
     tid: int
     fd: int | None
+
+
+class ExitFlag(NamedTuple):
+    """The byte that ends the vCPU's next run at once when it is 1; `address` is where it lies in this process."""
+
+    byte: memoryview
+    address: int
 
 
 class Breaker(Protocol):

@@ -67,6 +67,11 @@ class Page:
         """Return the fd, which stays ours."""
         return self._fd
 
+    def break_byte(self) -> tuple[memoryview, int]:
+        """Return the low byte of the break word, and its host address."""
+        at = BREAK * _WORD
+        return self._bytes[at : at + 1], ctypes.addressof(ctypes.c_char.from_buffer(self._mapping, at))
+
     def lane(self, number: int) -> memoryview:
         """Return the 64-bit words of one trace lane (structs.TraceLane)."""
         start = _CONTROL_SIZE + number * _LANE_SIZE

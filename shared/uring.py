@@ -41,33 +41,37 @@ LINK = 1 << 2  # IOSQE_IO_LINK: the next request starts when this one has succee
 SKIP_SUCCESS = 1 << 6  # IOSQE_CQE_SKIP_SUCCESS: say something only when it fails
 
 
+def _words(names: str) -> list[tuple[str, type[c_uint32]]]:
+    return [(name, c_uint32) for name in names.split()]
+
+
 class SqOffsets(ctypes.Structure):
     """Where the parts of the submission queue lie (struct io_sqring_offsets). The kernel advances `head`, we `tail`."""
 
     _fields_ = (
-        *((name, c_uint32) for name in ["head", "tail", "ring_mask", "ring_entries", "flags", "dropped", "array", "resv"]),
+        *_words("head tail ring_mask ring_entries flags dropped array resv"),
         ("user_addr", c_uint64),
-    )  # fmt: skip
+    )
 
 
 class CqOffsets(ctypes.Structure):
     """Where the parts of the completion queue lie (struct io_cqring_offsets). We advance `head`, the kernel `tail`."""
 
     _fields_ = (
-        *((name, c_uint32) for name in ["head", "tail", "ring_mask", "ring_entries", "overflow", "cqes", "flags", "resv"]),
+        *_words("head tail ring_mask ring_entries overflow cqes flags resv"),
         ("user_addr", c_uint64),
-    )  # fmt: skip
+    )
 
 
 class Params(ctypes.Structure):
     """What is asked for, and what was made (struct io_uring_params)."""
 
     _fields_ = (
-        *((name, c_uint32) for name in ["sq_entries", "cq_entries", "flags", "sq_thread_cpu", "sq_thread_idle", "features", "wq_fd"]),
+        *_words("sq_entries cq_entries flags sq_thread_cpu sq_thread_idle features wq_fd"),
         ("resv", c_uint32 * 3),
         ("sq_off", SqOffsets),
         ("cq_off", CqOffsets),
-    )  # fmt: skip
+    )
 
 
 class Sqe(ctypes.Structure):
@@ -125,7 +129,7 @@ class Ring:
     def __init__(self, entries: int = 256, completions: int = 1024) -> None:
         """Make a ring that queues `entries` requests; raise `OSError` when the kernel refuses."""
         params = Params(cq_entries=completions, flags=_SETUP_CQSIZE | _SETUP_CLAMP)
-        self._fd = syscall(_SYS_SETUP, entries, ctypes.addressof(params), name="io_uring_setup")
+        self._fd: int = syscall(_SYS_SETUP, entries, ctypes.addressof(params), name="io_uring_setup")
         os.set_inheritable(self._fd, False)
         sq, cq = params.sq_off, params.cq_off
         size = max(sq.array + 4 * params.sq_entries, cq.cqes + ctypes.sizeof(Cqe) * params.cq_entries)
@@ -164,7 +168,8 @@ class Ring:
 
     def room(self) -> int:
         """How many requests can be queued before the next `submit`."""
-        return self._entries - self._queued
+        room: int = self._entries - self._queued
+        return room
 
     def submit(self, wait_for: int = 0) -> None:
         """Give the kernel all that is queued, and sleep until `wait_for` completions are there; may return early."""

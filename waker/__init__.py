@@ -11,16 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shared.breaker import KINDS, Breaker
+from shared import breaker as breakers
+from shared.breaker import KINDS, Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 from shared.page import Page
 from waker.api import Place, Setup, Source, WakerStats
 from waker.handle import Waker
 from waker.places import place_description, place_names, start_place
-from waker.strategies import missing, strategy_description, strategy_names
+from waker.strategies import make_inline, missing, strategy_description, strategy_names
 
-__all__ = ["Source", "Waker", "WakerName", "WakerStats", "description", "names", "parse", "start", "why_not"]
+__all__ = [
+    "Source",
+    "Waker",
+    "WakerName",
+    "WakerStats",
+    "description",
+    "make_breaker",
+    "names",
+    "parse",
+    "start",
+    "why_not",
+]
 
 
 class WakerName(NamedTuple):
@@ -38,7 +50,8 @@ class WakerName(NamedTuple):
 
 def names() -> list[str]:
     """Return the names of all Wakers, without breakers, the historical order of places first."""
-    return [f"{place}/{strategy}" for place in place_names() for strategy in strategy_names()]
+    looping = [f"{place}/{strategy}" for place in place_names() for strategy in strategy_names("Strategy")]
+    return looping + [f"{breakers.INLINE}/{strategy}" for strategy in strategy_names("Inline")]
 
 
 def parse(name: str) -> WakerName:
@@ -63,6 +76,22 @@ def description(name: str) -> str:
     return f"{place_description(parsed.place)} {strategy_description(parsed.strategy)}"
 
 
+def make_breaker(name: str, kind: str, page: Page, flag: ExitFlag | None = None) -> Breaker:
+    """Make what breaks the calling thread's vCPU for the Waker `name`: its own, for one that waits nowhere.
+
+    `flag` is the byte that ends the vCPU's next run, where that is not the break word of the control page.
+    """
+    parsed = parse(name)
+    if parsed.place != breakers.INLINE:
+        return breakers.create(kind, page)
+    reason = why_not(name)
+    if reason is not None:
+        raise CannotRunError(f"waker '{name}' cannot run here: {reason}")
+    from waker.places.inline import InlineWaker
+
+    return InlineWaker(page, flag or ExitFlag(*page.break_byte()), make_inline(parsed.strategy))
+
+
 def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources: Sequence[Source] = ()) -> Waker:
     """Start a Waker that breaks the vCPU of `breaker` when one of `sources` is ready. The vCPU's thread calls it.
 
@@ -76,6 +105,11 @@ def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources:
         raise CannotRunError(f"waker '{name}' cannot run here: {reason}")
 
     def start_one(watched: Sequence[tuple[int, Source]]) -> Place:
+        if parsed.place == breakers.INLINE:
+            from waker.places.inline import InlineWaker
+
+            assert isinstance(breaker, InlineWaker)  # make_breaker made it
+            return breaker.begin(memory, watched)
         return start_place(parsed.place, Setup(parsed.strategy, memory, page, breaker, watched))
 
     return Waker(name, start_one, page, sources)

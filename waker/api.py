@@ -34,7 +34,20 @@ class Source:
         return f"<{self.name}: fd {self.fd}>"
 
 
-class Strategy(Protocol):
+class FdSet(Protocol):
+    """What every strategy is at least: fds go in and out."""
+
+    def add(self, fd: int) -> None:
+        """Look at `fd`; raise `SourceRefused` for one that this strategy cannot take."""
+
+    def remove(self, fd: int) -> None:
+        """Look at `fd` no longer; it may be closed already."""
+
+    def close(self) -> None:
+        """Free what the strategy opened."""
+
+
+class Strategy(FdSet, Protocol):
     """How readiness is learnt. One thread calls it, so it holds no lock and keeps no books.
 
     A strategy is a file in waker/strategies/ with a class `Strategy` and a function `missing() -> str | None`, which
@@ -50,6 +63,37 @@ class Strategy(Protocol):
 
     def wait(self) -> set[int]:
         """Sleep until something is ready, and return it."""
+
+    def close(self) -> None:
+        """Free what the strategy opened."""
+
+
+class InlineStrategy(FdSet, Protocol):
+    """How the kernel stops the vCPU's thread by itself, without anybody waiting. That thread alone calls it.
+
+    It is the class `Inline` of a strategy's file, made with the byte that ends the vCPU's next run.
+    """
+
+    def add(self, fd: int) -> None:
+        """Have `fd` stop the vCPU once, as soon as it is ready; raise `SourceRefused` for one that cannot."""
+
+    def remove(self, fd: int) -> None:
+        """Have `fd` stop nobody any more."""
+
+    def is_pending(self) -> bool:
+        """Whether something has fired that did not set the byte."""
+
+    def look(self) -> set[int]:
+        """Return what has fired since the last look, without waiting."""
+
+    def rearm(self, fds: set[int]) -> None:
+        """Have these, which fired, fire again; what is ready by now does at once."""
+
+    def wait(self) -> None:
+        """Sleep until something fires; may return early."""
+
+    def kick(self) -> None:
+        """Stop the vCPU, or end its `wait`: from any thread."""
 
     def close(self) -> None:
         """Free what the strategy opened."""

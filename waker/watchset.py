@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from shared.errors import LabError
 from shared.memory import GuestMemory
 from shared.page import WAKES, Page
-from waker.api import Source, Strategy
+from waker.api import FdSet, Source, Strategy
 
 
 class WatchSet:
     """What one Waker watches. Called by the Waker's thread alone."""
 
-    def __init__(self, strategy: Strategy, memory: GuestMemory, page: Page, *, owns_fds: bool = False) -> None:
+    def __init__(self, strategy: FdSet, memory: GuestMemory, page: Page, *, owns_fds: bool = False) -> None:
         """Keep books for `strategy`; with `owns_fds`, an fd is closed when it is no longer watched."""
         self._strategy = strategy
         self._memory, self._page = memory, page
@@ -64,8 +65,8 @@ class WatchSet:
             self._let_go(source)
 
     def wait(self) -> set[int]:
-        """Sleep until the strategy says that something is ready."""
-        ready = self._strategy.wait()
+        """Sleep until the strategy says that something is ready; not for inline ones, whose caller sleeps elsewhere."""
+        ready = cast("Strategy", self._strategy).wait()
         self._page.words[WAKES] += 1
         return ready
 
@@ -89,9 +90,13 @@ class WatchSet:
         """Whether a ring has news, seen through this process' own mapping."""
         return any(source.ring and source.ring.has_news(self._memory, self._page) for source in self._rings)
 
+    def forget(self) -> None:
+        """Watch nothing any more."""
+        self.remove(list(self._by_token))
+
     def close(self) -> None:
         """Let go of everything."""
-        self.remove(list(self._by_token))
+        self.forget()
         self._strategy.close()
 
     def _let_go(self, source: Source) -> None:

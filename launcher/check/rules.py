@@ -211,6 +211,8 @@ def w9_exit(waker_name: str, engine: str) -> str:
 
 def w10_death(waker_name: str, engine: str) -> str:
     """When the Waker dies (SIGKILL too) the Launcher notices, starts another, and no input is lost."""
+    if waker.parse(waker_name).place == "inline":
+        raise RuleSkipped("nobody waits, so there is nobody to die")
     with open_rig(waker_name, engine) as rig:
         wake = rig.machine.loop.waker
         for turn in range(DEATHS):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module, util
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import NamedTuple
 from launcher import guests, image
 from launcher.api import Boot, Vcpu
 from launcher.engines import kvm, python
-from shared.breaker import Breaker
+from shared.breaker import Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 
 AUTO = "auto"
+
+MakeBreaker = Callable[[ExitFlag | None], Breaker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,11 @@ class Engine:
     description: str
     breakers: tuple[str, ...]
     why_not: Callable[[], str | None]
-    open: Callable[[str, GuestMemory, int, Breaker], Vcpu]
-    """Given a Guest's name or path, its memory, the address of the device page, and what is to break it."""
+    open: Callable[[str, GuestMemory, int, MakeBreaker], Vcpu]
+    """Given a Guest's name or path, its memory, the address of the device page, and what makes its breaker.
+
+    The maker is given the byte that ends the vCPU's next run, for an engine that has one outside the control page.
+    """
 
 
 class Choice(NamedTuple):
@@ -77,16 +83,23 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
     raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
 
 
-def _open_kvm(guest: str, memory: GuestMemory, device_page: int, breaker: Breaker) -> Vcpu:
+def _open_kvm(guest: str, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
     path = guests.image_path(guest) if guest in guests.names() else Path(guest)
     if path.suffix == ".py":
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
     entry = image.load(path, memory, device_page)
-    return kvm.KvmVcpu(memory, Boot(device_page, entry), breaker)
+    boot = Boot(device_page, entry)
+    with ExitStack() as opened:
+        vm = opened.enter_context(kvm.Vm(memory, boot))
+        breaker = make_breaker(vm.exit_flag())
+        opened.callback(breaker.close)
+        vcpu = kvm.KvmVcpu(memory, boot, breaker, vm)
+        opened.pop_all()
+        return vcpu
 
 
-def _open_python(guest: str, memory: GuestMemory, device_page: int, breaker: Breaker) -> Vcpu:
-    return python.PythonVcpu(memory, _load_program(guest), Boot(device_page), breaker)
+def _open_python(guest: str, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    return python.PythonVcpu(memory, _load_program(guest), Boot(device_page), make_breaker(None))
 
 
 def _load_program(guest: str) -> python.Program:

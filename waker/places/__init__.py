@@ -9,6 +9,8 @@ they differ in is what the Waker can see:
 | process | the same, mapped again, read-only | passed over a socket, own numbers    | messages on that socket   |
 | thread  | the same mapping                  | the Launcher's                       | a queue; one byte snaps it |
 
+| inline  | the Launcher's                    | the Launcher's                       | calls: nobody waits       |
+
 A place is loaded when it is asked for: the process Waker's start-up is its own, and carries no other's weight.
 """
 
@@ -39,5 +41,5 @@ def place_description(name: str) -> str:
 
 
 def _load(name: str) -> type:
-    loaded: type = getattr(import_module(f"waker.places.{name}"), _CLASSES[name])
+    loaded: type = getattr(import_module(f"waker.places.{name}"), _CLASSES.get(name, "InlineWaker"))
     return loaded

@@ -6,15 +6,18 @@ There is no registry: a strategy exists because its file does.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 
-from waker.api import Strategy
+from shared.breaker import ExitFlag
+from waker.api import InlineStrategy, Strategy
 
 
-def strategy_names() -> list[str]:
-    """Return the names of all strategies, in alphabetical order."""
+def strategy_names(form: str = "Strategy") -> list[str]:
+    """Return the names of all strategies, in alphabetical order, that have the class `form`: Strategy or Inline."""
     files = os.listdir(__path__[0])  # noqa: PTH208 - pathlib is 2 of a Waker process' 30 ms
-    return sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name[0] != "_")
+    names = sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name[0] != "_")
+    return [name for name in names if hasattr(import_module(f"waker.strategies.{name}"), form)]
 
 
 def missing(name: str) -> str | None:
@@ -33,3 +36,9 @@ def make_strategy(name: str) -> Strategy:
     """Make a strategy; the thread that calls this is the one that may use it."""
     strategy: Strategy = import_module(f"waker.strategies.{name}").Strategy()
     return strategy
+
+
+def make_inline(name: str) -> Callable[[ExitFlag], InlineStrategy]:
+    """Return what makes the inline form of a strategy, in the vCPU's thread."""
+    make: Callable[[ExitFlag], InlineStrategy] = import_module(f"waker.strategies.{name}").Inline
+    return make

@@ -1,11 +1,18 @@
-"""io_uring: a poll request for each fd; what fired is armed again in the same system call that sleeps."""
+"""io_uring: a poll request for each fd, armed again in the call that sleeps; or inline, where the kernel is the Waker.
+
+Inline, each poll is linked to a read of one byte, 1, into the byte that ends the vCPU's next run. The poll completes
+in the vCPU's own thread: it leaves KVM_RUN, or its sleep, to run the completion; and if it was about to enter, the
+byte ends the run. No thread, no second process, no signal handler.
+"""
 
 from __future__ import annotations
 
+import os
 import select
 from itertools import count
 
 from shared import uring
+from shared.breaker import ExitFlag
 
 missing = uring.missing
 
@@ -67,3 +74,83 @@ class Strategy:
             else:
                 fired.append(fd)
         return fired
+
+
+class Inline:
+    """A ring of the vCPU's thread. Each poll, when it fires, also sets the byte that ends the next run."""
+
+    def __init__(self, flag: ExitFlag) -> None:
+        self._flag_addr = flag.address
+        self._ring = uring.Ring()
+        self._polls = count(1)
+        self._fd_of: dict[int, int] = {}
+        self._poll_of: dict[int, int] = {}
+        self._one = os.memfd_create("one", os.MFD_CLOEXEC)
+        os.write(self._one, b"\1")
+        self._kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.add(self._kick)
+
+    def add(self, fd: int) -> None:
+        """Have `fd` stop the vCPU when it is ready."""
+        self.remove(fd)
+        self._arm(fd)
+        self._ring.submit()
+
+    def remove(self, fd: int) -> None:
+        """Have `fd` stop nobody any more: its poll ends, and what had fired is known by nobody."""
+        poll = self._poll_of.pop(fd, None)
+        if poll is not None and self._fd_of.pop(poll, None) is not None:
+            self._ring.poll_remove(poll, _IGNORED)
+            self._ring.submit()
+
+    def is_pending(self) -> bool:
+        """Return False: what fires sets the byte."""
+        return False
+
+    def look(self) -> set[int]:
+        """Return what has fired."""
+        fired = set()
+        for poll, result in self._ring.take():
+            fd = self._fd_of.pop(poll, None)
+            if fd is None:
+                continue
+            if fd == self._kick:
+                os.eventfd_read(fd)
+                self._arm(fd)
+                self._ring.submit()
+            elif result < 0:
+                del self._poll_of[fd]  # closed when it was to be armed again
+            else:
+                fired.add(fd)
+        return fired
+
+    def rearm(self, fds: set[int]) -> None:
+        """Arm all of these again, in one system call."""
+        known = [fd for fd in fds if fd in self._poll_of]
+        for fd in known:
+            self._arm(fd)
+        if known:
+            self._ring.submit()
+
+    def wait(self) -> None:
+        """Sleep in the ring until a poll fires."""
+        self._ring.submit(wait_for=1)
+
+    def kick(self) -> None:
+        """Make the eventfd ready that is polled for this."""
+        os.eventfd_write(self._kick, 1)
+
+    def close(self) -> None:
+        """Close the ring, and with it every poll."""
+        self._ring.close()
+        os.close(self._one)
+        os.close(self._kick)
+
+    def _arm(self, fd: int) -> None:
+        if self._ring.room() < 2:
+            self._ring.submit()  # a link must not be cut
+        poll = next(self._polls)
+        self._fd_of[poll] = fd
+        self._poll_of[fd] = poll
+        self._ring.poll_add(fd, select.POLLIN, poll, uring.LINK)
+        self._ring.read(self._one, self._flag_addr, 1, _IGNORED, uring.SKIP_SUCCESS)

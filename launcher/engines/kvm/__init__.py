@@ -10,7 +10,7 @@ from shared.errors import UsageError
 from shared.linux import ioctl
 from shared.memory import PAGE_SIZE, GuestMemory
 
-__all__ = ["BREAKERS", "KvmVcpu", "why_not"]
+__all__ = ["BREAKERS", "KvmVcpu", "Vm", "why_not"]
 
 _HLT = b"\xf4"
 

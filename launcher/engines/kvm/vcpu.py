@@ -27,13 +27,13 @@ from errno import EAGAIN, EINTR
 from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
 from launcher.engines.kvm import abi
 from launcher.engines.kvm.vm import Vm
-from shared.breaker import KICK_SIGNAL, Breaker
+from shared.breaker import INLINE, KICK_SIGNAL, Breaker
 from shared.errors import UsageError
 from shared.linux import ioctl, ioctl_or_errno
 from shared.memory import GuestMemory
 
-# What can stop a Guest that never leaves KVM_RUN by itself: nothing but a signal to its thread.
-BREAKERS: tuple[str, ...] = ("signal",)
+# What can stop a Guest that never leaves KVM_RUN by itself: nothing but a signal to its thread, or the kernel.
+BREAKERS: tuple[str, ...] = ("signal", INLINE)
 
 # Hypercalls: `outl %eax, %dx`.
 PORT_NOTIFY = 0x600
@@ -71,7 +71,8 @@ class KvmVcpu:
     Raises `UsageError` for a breaker that cannot stop it, and where KVM is missing, not allowed or broken.
     """
 
-    def __init__(self, memory: GuestMemory, boot: Boot, breaker: Breaker) -> None:
+    def __init__(self, memory: GuestMemory, boot: Boot, breaker: Breaker, vm: Vm | None = None) -> None:
+        """Take over `vm`, or open one."""
         if breaker.kind not in BREAKERS:
             raise UsageError(
                 f"engine kvm: breaker '{breaker.kind}' cannot stop a Guest that computes for ever, only a "
@@ -82,7 +83,7 @@ class KvmVcpu:
         self._pending = 0  # one bit per irq
         self._is_halted = False
         with contextlib.ExitStack() as opened:
-            self._vm = opened.enter_context(Vm(memory, boot))
+            self._vm = opened.enter_context(vm or Vm(memory, boot))
             self._fd = self._vm.vcpu_fd
             self._u8 = opened.enter_context(memoryview(self._vm.run_mapping))
             self._u32 = opened.enter_context(self._u8.cast("I"))

@@ -15,6 +15,7 @@ import os
 from launcher.api import Boot
 from launcher.engines.kvm import abi
 from shared import linux
+from shared.breaker import ExitFlag
 from shared.errors import UsageError
 from shared.memory import GuestMemory
 
@@ -56,6 +57,14 @@ class Vm:
             except OSError as error:
                 raise UsageError(f"cannot run a Guest on {device}: {error.strerror}") from error
             self._opened = opened.pop_all()
+
+    def exit_flag(self) -> ExitFlag:
+        """Return kvm_run.immediate_exit: KVM reads it once, on entry, and then returns EINTR (api.rst 5)."""
+        at = abi.Run.immediate_exit.offset
+        return ExitFlag(
+            memoryview(self.run_mapping)[at : at + 1],
+            ctypes.addressof(ctypes.c_char.from_buffer(self.run_mapping, at)),
+        )
 
     def eip(self) -> int:
         """Return where the Guest is, for a message. The vCPU's thread only."""
