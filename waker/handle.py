@@ -144,7 +144,9 @@ class Waker:
                 return self._begin_anew()
             except _DiedEarlyError:
                 continue
-        raise WakerError(f"{self.name}: the Waker died {_MANY_DEATHS} times in a row, or within {_CRASH_LOOP_S:.0f} s")
+        raise WakerError(
+            f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s, or as often while it started"
+        )
 
     def _start_again(self, new: list[Source]) -> None:
         """Fork again, for sources that the child cannot know."""
