@@ -145,7 +145,7 @@ class Waker:
             except _DiedEarlyError:
                 continue
         raise WakerError(
-            f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s, or as often while it started"
+            f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s, or as often at the start"
         )
 
     def _start_again(self, new: list[Source]) -> None:
