@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import NamedTuple
 
 import waker
@@ -13,6 +15,8 @@ from launcher import engines
 from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
 from launcher.check.rules import RULES
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
+
+DEADLINE_S = 60
 
 PASS, FAIL, EXPECTED, SKIP = "pass", "fail", "expected", "skip"
 
@@ -41,7 +45,8 @@ def check(wakers: Sequence[str], engine_names: Sequence[str], rules: Sequence[st
 def try_rule(rule: str, waker_name: str, engine_name: str) -> tuple[str, str]:
     """Try one rule and return its outcome and the evidence."""
     try:
-        return PASS, RULES[rule](waker_name, engine_name)
+        with _deadline():
+            return PASS, RULES[rule](waker_name, engine_name)
     except ExpectedlyStale as stale:
         return EXPECTED, str(stale)
     except RuleSkipped as reason:
@@ -50,6 +55,22 @@ def try_rule(rule: str, waker_name: str, engine_name: str) -> tuple[str, str]:
         return FAIL, str(broken)
     except OSError as error:
         return FAIL, f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Raise `RuleBroken` in a rule that hangs: its own watchdog breaks the Guest with what may be broken itself."""
+
+    def give_up(_signo: int, _frame: FrameType | None) -> None:
+        raise RuleBroken(f"it hung for {DEADLINE_S} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(DEADLINE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def main(

@@ -205,7 +205,11 @@ def w9_exit(waker_name: str, engine: str) -> str:
         if took_s <= GONE_WITHIN_S:
             break
     _expect(min(took_ms) <= GONE_WITHIN_S * 1e3, f"the Waker outlived its Launcher by {min(took_ms):.0f} ms")
-    _expect(_names_left() == before, f"left behind: {sorted(_names_left() - before)}")
+    # Another program's name may come and go; one of ours would stay.
+    end = monotonic() + GONE_WITHIN_S
+    while (left := _names_left() - before) and monotonic() < end:
+        pass
+    _expect(not left, f"left behind: {sorted(left)}")
     return f"all gone {min(took_ms):.1f} ms after SIGKILL, nothing left"
 
 
@@ -260,7 +264,8 @@ def w11_many(waker_name: str, engine: str) -> str:
         if not refusal:
             return f"{len(pulse.sources)} fds watched, the first, the middle and the last of them wake"
         _expect("FD_SETSIZE" in refusal, f"refused without a reason that says why: {refusal}")
-        _expect(last > FD_SETSIZE - 64, f"refused already after {last + 1}: {refusal}")
+        highest = max(last, pulse.sources[last].fd)  # the Waker's own numbers are not known here
+        _expect(highest > FD_SETSIZE - 64, f"refused already after {last + 1}: {refusal}")
         return f"{len(pulse.sources)} fds watched, the next refused: {refusal}"
 
 
