@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
+import waker
 from launcher.api import Broken
 from launcher.config import RunConfig
 from launcher.devices.pulse import Pulse
@@ -35,6 +36,10 @@ class RuleSkipped(Exception):  # noqa: N818 - an event
 
 class ExpectedlyStale(Exception):  # noqa: N818 - an event
     """Say what a forked Waker saw instead of the ring: that was its nature, and is shown, not excused."""
+
+
+class ExpectedlyRestless(ExpectedlyStale):
+    """Say how often a Waker looked that never sleeps: that is what it is the yardstick for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,8 @@ class Rig:
 @contextmanager
 def open_rig(waker_name: str, engine_name: str, guest: str = "idle") -> Iterator[Rig]:
     """Open a machine with this Waker, this engine and this Guest, and close it again."""
-    pulse = Pulse(count=2)
+    # A kind of file that every strategy can watch: eventfds send no SIGIO.
+    pulse = Pulse(count=2, kind="pipe" if waker.parse(waker_name).strategy == "sigio" else "eventfd")
     made: list[VringDevice] = []
     config = RunConfig(image=guest, engine=engine_name, waker=waker_name, memory_mib=2)
     with open_machine(config, lambda memory, page: [pulse, *_keep(made, VringDevice(memory, page))]) as machine:
