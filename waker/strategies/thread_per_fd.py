@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from shared.errors import SourceRefused
 
 _STACK_SIZE = 64 * 1024
+_MAX_THREADS = 1024  # a choice: ten thousand threads start, but take seconds to do so, and to end
 
 
 def missing() -> str | None:
@@ -78,6 +79,10 @@ class Strategy:
     def add(self, fd: int) -> None:
         """Start a thread that looks at `fd`; raise `OSError` when no more can be started."""
         self.remove(fd)
+        if len(self._watchers) == _MAX_THREADS:
+            raise SourceRefused(
+                f"thread_per_fd cannot watch fd {fd}, it has {_MAX_THREADS} threads already; use another strategy"
+            )
         before = threading.stack_size(_STACK_SIZE)
         try:
             self._watchers[fd] = _Watcher(fd, self._seen)
@@ -85,10 +90,11 @@ class Strategy:
             if error.errno != errno.EMFILE:
                 raise
             raise SourceRefused(
-                f"thread_per_fd cannot watch fd {fd}, it needs two more and RLIMIT_NOFILE is reached; use epoll"
+                f"thread_per_fd cannot watch fd {fd}, it needs two more and RLIMIT_NOFILE is reached; "
+                "use another strategy"
             ) from error
         except RuntimeError as error:  # "can't start new thread"
-            raise SourceRefused(f"thread_per_fd cannot watch fd {fd}: {error}; use epoll") from error
+            raise SourceRefused(f"thread_per_fd cannot watch fd {fd}: {error}; use another strategy") from error
         finally:
             threading.stack_size(before)
 
