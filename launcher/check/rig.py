@@ -8,7 +8,7 @@ that holds depends on it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -83,11 +83,14 @@ class Rig:
 
     def wait_for_break(self, why: str) -> None:
         """Wait, outside the Guest, until a Waker has asked for a break."""
-        is_set = self.machine.loop.vcpu.breaker().is_set
+        self.wait_until(self.machine.loop.vcpu.breaker().is_set, f"{why}: no break was asked for")
+
+    def wait_until(self, holds: Callable[[], bool], otherwise: str) -> None:
+        """Wait, outside the Guest, until something holds; raise `RuleBroken` when it does not within our patience."""
         end = monotonic() + PATIENCE_S
-        while not is_set():
+        while not holds():
             if monotonic() > end:
-                raise RuleBroken(f"{why}: no break was asked for within {PATIENCE_S:.0f} s")
+                raise RuleBroken(f"{otherwise} within {PATIENCE_S:.0f} s")
 
     def ring_later(self, at: int = 0) -> None:
         """Ring from another thread, by when the Guest is most likely running, or asleep in its halt."""

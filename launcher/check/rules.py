@@ -151,7 +151,9 @@ def w7_vring(waker_name: str, engine: str) -> str:
         idx = memory.u16[rig.vring.layout.used_idx >> 1]
         if waker.parse(waker_name).needs_private_memory:
             breaks = rig.breaks
-            rig.linger()  # outside the Guest: a Launcher that took the news would make the stale copy look like news
+            # Outside the Guest: a Launcher that took the news would make the stale copy look like news.
+            rig.wait_until(lambda: words[LOOKS] > looks, "the doorbell rang and the Waker did not look")
+            rig.linger()
             _expect(rig.breaks == breaks, "a forked Waker saw the ring: its memory is not private")
             seen = words[LOOKED_IDX]
             _expect(words[LOOKS] > looks and seen != idx, "a forked Waker is not stale: its memory is not private")
