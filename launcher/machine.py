@@ -26,7 +26,7 @@ from shared import breaker as breakers
 from shared.errors import UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.page import INTERRUPTS, IS_TRACING, Page
-from shared.trace import LAUNCHER_LANE, Trace
+from shared.trace import LAUNCHER_LANE, Stage, Trace
 
 MakeDevices = Callable[[GuestMemory, Page], Sequence[Device]]
 
@@ -62,10 +62,13 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         closing.callback(breaker.close)
         vcpu = choice.engine.open(config.image, memory, device_page, breaker)
         closing.callback(vcpu.close)
+        trace = Trace(page, LAUNCHER_LANE)
+        closing.callback(trace.close)
         ready = ReadySet(memory, page)
         closing.callback(ready.close)
 
         def interrupt(irq: int) -> None:
+            trace.stamp(Stage.INTERRUPT)
             page.words[INTERRUPTS] += 1
             vcpu.interrupt(irq)
 
@@ -74,8 +77,6 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         sources = [source for device in make_devices(memory, page) for source in table.add(device)]
         if stop is not None:
             sources.append(stop.source)
-        trace = Trace(page, LAUNCHER_LANE)
-        closing.callback(trace.close)
         wake = closing.enter_context(waker.start(config.waker, memory, page, breaker, sources))
         for source in sources:
             ready.add(source)
