@@ -77,7 +77,11 @@ class VringFd:
         self.view.check(memory)
         self._word = TAKEN_IDX + slot
         self.doorbell = _open_doorbell()
-        self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            os.close(self.doorbell)
+            raise
         page.words[self._word] = memory.u16[used_idx_addr >> 1]
 
     def fileno(self) -> int:

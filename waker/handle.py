@@ -138,15 +138,13 @@ class Waker:
             now = monotonic()
             self._deaths.append(now)
             if len(self._deaths) == _MANY_DEATHS and now - self._deaths[0] < _CRASH_LOOP_S:
-                break
+                raise WakerError(f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s")
             self._replaced += 1
             try:
                 return self._begin_anew()
             except _DiedEarlyError:
                 continue
-        raise WakerError(
-            f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s, or as often at the start"
-        )
+        raise WakerError(f"{self.name}: the Waker died {_MANY_DEATHS} times in a row before it watched anything")
 
     def _start_again(self, new: list[Source]) -> None:
         """Fork again, for sources that the child cannot know."""

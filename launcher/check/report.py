@@ -16,9 +16,11 @@ from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
 from launcher.check.rules import RULES
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
 
-DEADLINE_S = 60
+DEADLINE_S = 60  # several times what the slowest rule takes here
 
 PASS, FAIL, EXPECTED, SKIP = "pass", "fail", "expected", "skip"
+_STYLES = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
+_WIDE_ENOUGH = 105
 
 
 class Finding(NamedTuple):
@@ -108,14 +110,13 @@ def _print_table(findings: Iterable[Finding]) -> set[str]:
 
     rows: dict[tuple[str, str], dict[str, Finding]] = {}
     progress = Console(stderr=True)
-    with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
-        try:
+    try:
+        with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
             for finding in findings:
                 rows.setdefault((finding.engine, finding.waker), {})[finding.rule] = finding
-        except KeyboardInterrupt:
-            _print_rows(rows)  # what was found stays found
-            raise
-    return _print_rows(rows)
+    finally:
+        outcomes = _print_rows(rows)  # also after ^C: what was found stays found
+    return outcomes
 
 
 def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
@@ -123,17 +124,22 @@ def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
     from rich.table import Table
     from rich.text import Text
 
-    styles = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
+    def _cell(outcome: str, is_narrow: bool) -> Text:
+        return Text(outcome[0] if is_narrow else outcome, _STYLES[outcome])
+
     rules = list(dict.fromkeys(rule for row in rows.values() for rule in row))
+    # Rows must stay rows: on a narrow terminal an outcome is one letter, and a pipe has no width at all.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    is_narrow = console.width < _WIDE_ENOUGH
     table = Table(box=None, pad_edge=False)
     for heading in ("engine", "waker", *rules):
         table.add_column(heading, no_wrap=True)
     for (engine_name, waker_name), row in rows.items():
-        cells = (Text(row[r].outcome, styles[row[r].outcome]) if r in row else "" for r in rules)
+        cells = (_cell(row[rule].outcome, is_narrow) if rule in row else Text("") for rule in rules)
         table.add_row(engine_name, waker_name, *cells)
-    # Rows must stay rows when the output is a pipe, which has no width.
-    console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+    if is_narrow:
+        console.print("p pass, f fail, e expected, s skip", style="dim")
     remarks = [f for row in rows.values() for f in row.values() if f.outcome != PASS]
     for reason, engine_name, waker_name, rule in _folded(remarks):
         console.print(f"{engine_name} {waker_name} {rule}: {reason}", highlight=False, markup=False, soft_wrap=True)

@@ -61,7 +61,10 @@ class Rig:
         """Run the Guest for a moment; raise `RuleBroken` when a Waker breaks it."""
         before = self.breaks
         if self.runs_into_break(QUIET_S) or self.breaks != before:
-            raise RuleBroken(f"{why}: the Guest was broken out {self.breaks - before} times")
+            times = self.breaks - before
+            raise RuleBroken(
+                f"{why}: the Guest was broken out " + (f"{times} times" if times else "by an earlier break")
+            )
 
     def runs_into_break(self, patience_s: float) -> bool:
         """Run the Guest and serve its first break; False when it was ours, because patience ended."""

@@ -85,7 +85,7 @@ def w3_quiet(waker_name: str, engine: str) -> str:
         _expect(not moved, f"the Waker was scheduled {moved} times while nothing happened")
         rig.pulse.ring(1)
         rig.expect_break("its neighbour became ready")
-        return "no break, no return of the strategy, no context switch"
+        return "no break, no return of the strategy" + ("" if moved is None else ", no context switch")
 
 
 def w4_rewatch(waker_name: str, engine: str) -> str:
@@ -238,7 +238,6 @@ def w10_death(waker_name: str, engine: str) -> str:
                 rig.pulse.ring(turn % 2)
             while rig.pulse.rung <= turn:
                 rig.expect_break(f"ring {turn}, after death {turn + 1}")
-        held = None
         rig.pulse.ring(0)
         held = rig.leave("a ring before the last death")
         wake.kill()  # while it is held
@@ -382,7 +381,7 @@ def _names_left() -> set[str]:
 
 def _kill_a_launcher(waker_name: str, engine: str) -> float:
     """Run a Launcher, kill it while its Guest sleeps, and return after how many seconds its Waker was gone."""
-    argv = [sys.executable, "-m", "launcher", "run", "--engine", engine, "--waker", waker_name, "idle"]
+    argv = [sys.executable, "-P", "-m", "launcher", "run", "--engine", engine, "--waker", waker_name, "idle"]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     ) as launcher:
