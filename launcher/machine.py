@@ -62,12 +62,9 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
             config.image, memory, device_page, lambda flag: waker.make_breaker(config.waker, kind, page, flag)
         )
         closing.callback(vcpu.close)
-<<<<<<< HEAD
         closing.callback(vcpu.breaker().close)
-=======
         trace = Trace(page, LAUNCHER_LANE)
         closing.callback(trace.close)
->>>>>>> main
         ready = ReadySet(memory, page)
         closing.callback(ready.close)
 
@@ -81,13 +78,7 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         sources = [source for device in make_devices(memory, page) for source in table.add(device)]
         if stop is not None:
             sources.append(stop.source)
-<<<<<<< HEAD
-        trace = Trace(page, LAUNCHER_LANE)
-        closing.callback(trace.close)
         wake = closing.enter_context(waker.start(config.waker, memory, page, vcpu.breaker(), sources))
-=======
-        wake = closing.enter_context(waker.start(config.waker, memory, page, breaker, sources))
->>>>>>> main
         for source in sources:
             ready.add(source)
         yield Machine(config, choice, memory, page, table, Loop(vcpu, table, wake, ready, page, trace, stop))
