@@ -94,8 +94,7 @@ def _choose_breaker(engine: engines.Engine, waker_name: str, name: waker.WakerNa
     if name.breaker not in engine.breakers:
         raise UsageError(
             f"waker '{waker_name}' cannot work with engine {engine.name}, whose Guest is stopped by "
-            f"{' or '.join(kind for kind in engine.breakers if kind != INLINE)}; "
-            f"leave '+{name.breaker}' away, or take another engine"
+            f"{' or '.join(engine.breakers)}; leave '+{name.breaker}' away, or take another engine"
         )
     return name.breaker
 

@@ -31,7 +31,7 @@ from shared.page import BREAK, Page
 KICK_SIGNAL = signal.SIGUSR1
 
 INLINE = "inline"
-"""The kind of a breaker that is its own Waker (waker/places/inline.py); an engine that can be stopped so says it."""
+"""The kind of a breaker that is its own Waker (waker/places/inline.py): in none of the lists, no other can use it."""
 
 
 class BreakHandle(NamedTuple):
