@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import NamedTuple
@@ -91,10 +91,43 @@ def main(
         if rule not in RULES:
             raise UsageError(f"rule '{rule}' is not known; there are {', '.join(RULES)}")
     findings = check(wakers or waker.names(), engine_names or engines.names(), rules or list(RULES))
-    outcomes = _print_json(findings) if is_json else _print_table(findings)
+    with _interrupted_between_rules() as check_interrupt:
+        findings = _until(check_interrupt, findings)
+        outcomes = _print_json(findings) if is_json else _print_table(findings)
     if FAIL in outcomes:
         return EXIT_BROKEN_RULE
     return EXIT_FINE if outcomes - {SKIP} else EXIT_CANNOT_RUN_HERE
+
+
+@contextmanager
+def _interrupted_between_rules() -> Iterator[Callable[[], None]]:
+    """Let a rule end before ^C is heeded: in the middle of one, machines are half open. A second ^C is heeded at once.
+
+    What is yielded raises `KeyboardInterrupt` when it is time to.
+    """
+    count = 0
+
+    def note(_signo: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt
+
+    def heed() -> None:
+        if count:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _until(heed_interrupt: Callable[[], None], findings: Iterable[Finding]) -> Iterator[Finding]:
+    for finding in findings:
+        yield finding
+        heed_interrupt()
 
 
 def _print_json(findings: Iterable[Finding]) -> set[str]:
