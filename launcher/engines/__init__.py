@@ -16,7 +16,7 @@ from typing import NamedTuple
 from launcher import guests, image
 from launcher.api import Boot, Vcpu
 from launcher.engines import kvm, python
-from shared.breaker import Breaker, ExitFlag
+from shared.breaker import INLINE, Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 
@@ -59,6 +59,25 @@ def get(name: str) -> Engine:
     return _ENGINES[name]
 
 
+def of_breaker(kind: str) -> list[Engine]:
+    """Return the engines that a breaker of this kind can stop."""
+    return [engine for engine in _ENGINES.values() if kind in engine.breakers]
+
+
+def breakers_of(engine: Engine) -> list[str]:
+    """Return the kinds of breakers that a Waker can stop this engine by, the default first."""
+    return [kind for kind in engine.breakers if kind != INLINE]
+
+
+def refuse_breaker(kind: str, engine: Engine) -> str:
+    """Return the sentence that says why this breaker is not for this engine, and what is."""
+    others = " or ".join(other.name for other in of_breaker(kind))
+    return (
+        f"breaker '{kind}' cannot stop engine {engine.name}, whose Guest is stopped by "
+        f"{' or '.join(breakers_of(engine))}; take one of these, or engine {others}"
+    )
+
+
 def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
     """Return the engine asked for, or for `auto` the best one that runs this Guest here and stops for this breaker.
 
@@ -74,7 +93,9 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
         return Choice(_ENGINES["python"], "the Guest is written in Python")
     reason = kvm.why_not()
     if breaker is not None and breaker not in kvm.BREAKERS:
-        reason = f"stopped by {', '.join(kvm.BREAKERS)}, not by {breaker}"
+        reason = f"its Guest is not stopped by {breaker}"
+    elif breaker is not None and breaker not in python.BREAKERS and reason is not None:
+        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {reason}")
     if reason is None:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
     if guest in guests.names():

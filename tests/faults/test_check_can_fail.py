@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 
 import shared.child
-from launcher import engines, machine
+from launcher import engines
 from launcher.check import endurance, rig, rules
 from launcher.check.endurance import endure
 from launcher.check.report import FAIL, PASS, try_rule
 from launcher.check.rig import RuleBroken
 from launcher.engines.python import PythonVcpu
-from shared.breaker import Breaker, EventfdBreaker
+from shared import breaker as breakers
+from shared.breaker import Breaker, ExitFlag
+from shared.breakers.eventfd import EventfdBreaker
 from shared.errors import SourceRefused
 from shared.memory import GuestMemory
 from shared.page import BREAK, BREAKS, Page
@@ -472,13 +474,13 @@ def test_a_replacement_that_does_not_know_the_watch_set_fails_w10(monkeypatch: p
 def rescuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Break the Guest by hand after a while, again and again, so that a check that would hang does not."""
     made: list[Breaker] = []
-    create = machine.breakers.create
+    create = breakers.create
 
-    def create_and_keep(kind: str, page: Page) -> Breaker:
-        made.append(create(kind, page))
+    def create_and_keep(kind: str, page: Page, flag: ExitFlag | None) -> Breaker:
+        made.append(create(kind, page, flag))
         return made[-1]
 
-    monkeypatch.setattr(machine.breakers, "create", create_and_keep)
+    monkeypatch.setattr(breakers, "create", create_and_keep)
     over = threading.Event()
 
     def rescue() -> None:
