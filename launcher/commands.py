@@ -75,12 +75,12 @@ def _wakers() -> list[dict[str, object]]:
     ]
 
 
-def _breakers_of(waker_name: str) -> dict[str, list[str]]:
+def _breakers_of(waker_name: str) -> dict[str, tuple[str, ...]]:
     """Return what this Waker can stop each engine with, the default first; one that is inline has none."""
     if waker.parse(waker_name).place == INLINE:
         return {}
     found = [engines.get(name) for name in engines.names()]
-    return {engine.name: engines.breakers_of(engine) for engine in found}
+    return {engine.name: engine.breakers for engine in found}
 
 
 def _breakers() -> list[dict[str, object]]:

@@ -50,9 +50,12 @@ class ReadySet:
 
     def ready(self) -> list[Source]:
         """Return what is ready now."""
-        ready = [self._by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in self._by_fd]
-        ready += self._always.values()
-        ready += (s for s in self._rings.values() if s.ring and s.ring.has_news(self._memory, self._page))
+        by_fd = self._by_fd
+        ready = [by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in by_fd]
+        if self._always:
+            ready += self._always.values()
+        if self._rings:  # a generator over nothing costs as much as the system call above
+            ready += (s for s in self._rings.values() if s.ring and s.ring.has_news(self._memory, self._page))
         return ready
 
     def closed(self) -> list[Source]:

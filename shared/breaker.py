@@ -40,12 +40,13 @@ from importlib import import_module
 from typing import ClassVar, NamedTuple, Protocol
 
 from shared.errors import UsageError
+from shared.linux import IS_WEAKLY_ORDERED, fence
 from shared.page import BREAK, Page
 
 KICK_SIGNAL = signal.SIGUSR1
 
 INLINE = "inline"
-"""The kind of a breaker that is its own Waker (waker/places/inline.py); an engine that can be stopped so says it."""
+"""The kind of a breaker that is its own Waker (waker/places/inline.py): in none of the lists, no other can use it."""
 
 
 class BreakHandle(NamedTuple):
@@ -128,9 +129,17 @@ class FlagFirst:
         """Look at the flag."""
         return bool(self._words[BREAK])
 
+    def _set(self) -> None:
+        if IS_WEAKLY_ORDERED:
+            fence()  # the count of breaks before the flag
+        self._words[BREAK] = 1
+
     def clear(self) -> None:
         """Take the flag back."""
         self._words[BREAK] = 0
+        # What the Launcher reads next (which break it answers) must not be older than this store: the Waker counts a
+        # break first and sets the flag second. Were the load early and the store late, that break would vanish.
+        fence()
 
     def take_kick(self) -> None:
         """Do nothing: a kick left over ends one `wait` early."""

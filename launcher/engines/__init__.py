@@ -16,7 +16,7 @@ from typing import NamedTuple
 from launcher import guests, image
 from launcher.api import Boot, Vcpu
 from launcher.engines import kvm, python
-from shared.breaker import INLINE, Breaker, ExitFlag
+from shared.breaker import Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 
@@ -64,17 +64,12 @@ def of_breaker(kind: str) -> list[Engine]:
     return [engine for engine in _ENGINES.values() if kind in engine.breakers]
 
 
-def breakers_of(engine: Engine) -> list[str]:
-    """Return the kinds of breakers that a Waker can stop this engine by, the default first."""
-    return [kind for kind in engine.breakers if kind != INLINE]
-
-
 def refuse_breaker(kind: str, engine: Engine) -> str:
     """Return the sentence that says why this breaker is not for this engine, and what is."""
     others = " or ".join(other.name for other in of_breaker(kind))
     return (
         f"breaker '{kind}' cannot stop engine {engine.name}, whose Guest is stopped by "
-        f"{' or '.join(breakers_of(engine))}; take one of these, or engine {others}"
+        f"{' or '.join(engine.breakers)}; take one of these, or engine {others}"
     )
 
 

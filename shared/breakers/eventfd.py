@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from shared.breaker import ExitFlag, KickedByFd
-from shared.page import BREAK, Page
+from shared.page import Page
 
 
 class EventfdBreaker(KickedByFd):
@@ -29,7 +29,7 @@ class EventfdBreaker(KickedByFd):
         return cls(page, fds[0])
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         os.eventfd_write(self._writer, 1)
 
     def wait(self) -> None:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from shared.breaker import BreakHandle, ExitFlag, FlagFirst
 from shared.linux import futex_wait, futex_wake
-from shared.page import BREAK, Page
+from shared.page import Page
 
 
 class FutexBreaker(FlagFirst):
@@ -41,7 +41,7 @@ class FutexBreaker(FlagFirst):
         return cls(page)
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         futex_wake(self._address)
 
     def wait(self) -> None:

@@ -29,7 +29,7 @@ from typing import ClassVar
 from shared.breaker import KICK_SIGNAL, BreakHandle, ExitFlag, FlagFirst
 from shared.errors import UsageError
 from shared.linux import fence, futex_wait, handle_by_doing_nothing, tgkill
-from shared.page import BREAK, Page
+from shared.page import Page
 
 
 class ImmediateBreaker(FlagFirst):
@@ -80,14 +80,14 @@ class ImmediateBreaker(FlagFirst):
         return cls(page, pid, tid, ExitFlag(byte, 0), mapping.close)
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         self._byte[0] = 1
         with contextlib.suppress(ProcessLookupError):  # the Launcher has gone; its Waker is about to hear of it
             tgkill(self._pid, self._tid, KICK_SIGNAL)
 
     def clear(self) -> None:
-        self._words[BREAK] = 0
-        self.take_kick()
+        self._byte[0] = 0
+        super().clear()
 
     def wait(self) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):

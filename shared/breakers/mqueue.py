@@ -20,7 +20,7 @@ from typing import ClassVar
 from shared.breaker import ExitFlag, KickedByFd
 from shared.errors import CannotRunError
 from shared.linux import mq_receive, mq_send
-from shared.page import BREAK, Page
+from shared.page import Page
 
 _MESSAGE = b"!"
 
@@ -63,7 +63,7 @@ class MqueueBreaker(KickedByFd):
         return cls(page, fds[0])
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         with contextlib.suppress(BlockingIOError):  # full: the kick is there
             mq_send(self._writer, _MESSAGE)
 

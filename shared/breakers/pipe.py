@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from shared.breaker import ExitFlag, KickedByFd
-from shared.page import BREAK, Page
+from shared.page import Page
 
 _CAPACITY = 65_536
 
@@ -34,7 +34,7 @@ class PipeBreaker(KickedByFd):
         return cls(page, fds[0])
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         # Full: the kick is there. Broken: the Launcher has gone, and its Waker is about to hear of it.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._writer, b"!")

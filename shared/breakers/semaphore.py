@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from shared.breaker import BreakHandle, ExitFlag, FlagFirst
 from shared.linux import Semaphore
-from shared.page import BREAK, Page
+from shared.page import Page
 
 
 class SemaphoreBreaker(FlagFirst):
@@ -40,7 +40,7 @@ class SemaphoreBreaker(FlagFirst):
         return cls(page)
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         self._semaphore.post()
 
     def wait(self) -> None:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from shared.breaker import KICK_SIGNAL, BreakHandle, ExitFlag, FlagFirst
 from shared.linux import tgkill
-from shared.page import BREAK, Page
+from shared.page import Page
 
 
 class SignalBreaker(FlagFirst):
@@ -43,7 +43,7 @@ class SignalBreaker(FlagFirst):
         return cls(page, pid, tid)
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         with contextlib.suppress(ProcessLookupError):  # the Launcher has gone; its Waker is about to hear of it
             tgkill(self._pid, self._tid, KICK_SIGNAL)
 

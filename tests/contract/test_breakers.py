@@ -24,7 +24,7 @@ SPINNING_WAKES = 100
 PAIRS = [
     pytest.param(kind, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{kind}")
     for engine in engines.names()
-    for kind in engines.breakers_of(engines.get(engine))
+    for kind in engines.get(engine).breakers
 ]
 PLACES = sorted({waker.parse(name).place for name in waker.names()} - {"inline"})
 
@@ -89,7 +89,7 @@ def test_the_list_for_people_names_the_engines_too() -> None:
 
 def test_a_wakers_row_says_what_it_can_stop_each_engine_with() -> None:
     for row in rows("list", "wakers"):
-        expected = {name: engines.breakers_of(engines.get(name)) for name in engines.names()}
+        expected = {name: list(engines.get(name).breakers) for name in engines.names()}
         assert row["breakers"] == ({} if row["place"] == "inline" else expected)
 
 
@@ -99,7 +99,7 @@ def test_a_check_takes_the_engines_default_unless_told() -> None:
 
 
 def test_a_check_of_all_breakers_names_each_of_those_that_stop_the_engine() -> None:
-    kinds = engines.breakers_of(engines.get("python"))
+    kinds = engines.get("python").breakers
     found = rows("check", "--engine=python", "--waker=thread/select", "--rule=W1", "--breaker=all")
     assert [row["waker"] for row in found] == [f"thread/select+{kind}" for kind in kinds]
     assert {row["outcome"] for row in found} <= {"pass", "skip"}
@@ -124,7 +124,7 @@ def test_a_check_of_an_inline_waker_takes_it_as_it_is() -> None:
         (
             ["--engine=python", "--breaker=immediate"],
             "breaker 'immediate' cannot stop engine python, whose Guest is stopped by "
-            f"{' or '.join(engines.breakers_of(engines.get('python')))}; take one of these, or engine kvm",
+            f"{' or '.join(engines.get('python').breakers)}; take one of these, or engine kvm",
         ),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_check_of_a_pair_that_cannot_work_skips_it_with_the_reason() -> None:
 @pytest.mark.parametrize("engine", engines.names())
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_pair_works_or_is_refused_in_one_sentence_that_says_what_works(kind: str, engine: str) -> None:
-    works = engines.breakers_of(engines.get(engine))
+    works = engines.get(engine).breakers
     name = f"process/select+{kind}"
     if kind in works:
         name = named("process", kind, engine)

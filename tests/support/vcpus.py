@@ -23,7 +23,7 @@ from tests.support.breakers import skip_what_is_missing
 RAM = 2 << 20
 PATIENCE_S = 30.0
 
-KINDS = [(name, kind) for name in engines.names() for kind in engines.breakers_of(engines.get(name))]
+KINDS = [(name, kind) for name in engines.names() for kind in engines.get(name).breakers]
 """Every engine with everything that can stop it."""
 
 

@@ -308,7 +308,7 @@ def test_every_kind_can_be_made_here_or_says_why_not(page: Page, kind: str) -> N
 def test_every_kind_stops_an_engine_and_every_engine_has_a_default() -> None:
     assert all(engines.of_breaker(kind) for kind in KINDS)
     for name in engines.names():
-        kinds = engines.breakers_of(engines.get(name))
+        kinds = engines.get(name).breakers
         assert kinds
         assert set(kinds) <= set(KINDS)
 
