@@ -109,16 +109,21 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
     run.set_defaults(command=commands.run)
 
-    list_ = sub.add_parser("list", help="list the wakers, engines or guests there are")
-    list_.add_argument(
-        "what", metavar="{wakers,engines,guests}", choices=("wakers", "engines", "guests"), help="what to list"
-    )
+    list_ = sub.add_parser("list", help="list the wakers, breakers, engines or guests there are")
+    kinds = ("wakers", "breakers", "engines", "guests")
+    list_.add_argument("what", metavar=f"{{{','.join(kinds)}}}", choices=kinds, help="what to list")
     list_.add_argument("--json", action="store_true", help="as JSON Lines")
     list_.set_defaults(command=commands.list_)
 
     check = sub.add_parser("check", help="prove the rules W1-W12, Waker by Waker, engine by engine")
     check.add_argument("--waker", action="append", metavar="NAME", help="only this one (repeatable)")
     check.add_argument("--engine", action="append", help="only this one (repeatable)")
+    check.add_argument(
+        "--breaker",
+        action="append",
+        metavar="NAME",
+        help="stop the Guest by this one, or by all that stop the engine, instead of its default (repeatable)",
+    )
     check.add_argument("--rule", action="append", metavar="W", help="only this one (repeatable)")
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)

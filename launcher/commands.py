@@ -14,6 +14,8 @@ from launcher.config import RunConfig
 from launcher.devices.console import Console
 from launcher.machine import Machine, open_machine
 from launcher.stop import StopRequests
+from shared import breaker as breakers
+from shared.breaker import INLINE
 from shared.errors import EXIT_FINE, GuestDied
 from shared.memory import GuestMemory
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN, Page
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def list_(args: argparse.Namespace) -> int:
     """List what there is, one line each: its name, whether it runs here, what it is."""
-    rows = {"wakers": _wakers, "engines": _engines, "guests": _guests}[args.what]()
+    rows = {"wakers": _wakers, "breakers": _breakers, "engines": _engines, "guests": _guests}[args.what]()
     if args.json:
         for row in rows:
             print(json.dumps(row))
@@ -48,7 +50,7 @@ def list_(args: argparse.Namespace) -> int:
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         why_not = f" (not here: {row['why_not']})" if row.get("why_not") else ""
-        print(f"{row['name']!s:{width}}  {row['description']}{why_not}")
+        print(f"{row['name']!s:{width}}  {row['description']}{_stops(row)}{why_not}")
     return EXIT_FINE
 
 
@@ -56,7 +58,7 @@ def check(args: argparse.Namespace) -> int:
     """Prove the rules; see launcher/check/rules.py."""
     from launcher.check import report
 
-    return report.main(args.waker, args.engine, args.rule, is_json=args.json)
+    return report.main(args.waker, args.engine, args.rule, args.breaker, is_json=args.json)
 
 
 def _wakers() -> list[dict[str, object]]:
@@ -65,11 +67,41 @@ def _wakers() -> list[dict[str, object]]:
             "name": name,
             "place": waker.parse(name).place,
             "strategy": waker.parse(name).strategy,
+            "breakers": _breakers_of(name),
             "why_not": waker.why_not(name),
             "description": waker.description(name),
         }
         for name in waker.names()
     ]
+
+
+def _breakers_of(waker_name: str) -> dict[str, tuple[str, ...]]:
+    """Return what this Waker can stop each engine with, the default first; one that is inline has none."""
+    if waker.parse(waker_name).place == INLINE:
+        return {}
+    found = [engines.get(name) for name in engines.names()]
+    return {engine.name: engine.breakers for engine in found}
+
+
+def _breakers() -> list[dict[str, object]]:
+    return [
+        {
+            "name": kind,
+            "engines": [engine.name for engine in engines.of_breaker(kind)],
+            "default_of": [engine.name for engine in engines.of_breaker(kind) if engine.breakers[0] == kind],
+            "why_not": breakers.missing(kind),
+            "description": breakers.description(kind),
+        }
+        for kind in breakers.KINDS
+    ]
+
+
+def _stops(row: dict[str, object]) -> str:
+    """Say which engines a breaker stops, for a row that knows."""
+    names, defaults = row.get("engines"), row.get("default_of")
+    if not isinstance(names, list) or not isinstance(defaults, list):
+        return ""
+    return f" [{', '.join(f'{name}: default' if name in defaults else name for name in names)}]"
 
 
 def _engines() -> list[dict[str, object]]:

@@ -52,7 +52,7 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
     """
     name = waker.parse(config.waker)
     choice = engines.choose(config.engine, config.image, name.breaker)
-    kind = _choose_breaker(choice.engine, config.waker, name)
+    kind = choose_breaker(choice.engine, config.waker)
     with ExitStack() as closing:
         page = closing.enter_context(Page.create())
         page.words[IS_TRACING] = config.is_tracing
@@ -84,7 +84,12 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         yield Machine(config, choice, memory, page, table, Loop(vcpu, table, wake, ready, page, trace, stop))
 
 
-def _choose_breaker(engine: engines.Engine, waker_name: str, name: waker.WakerName) -> str:
+def choose_breaker(engine: engines.Engine, waker_name: str) -> str:
+    """Return the kind of breaker that this Waker uses on this engine.
+
+    Raises `UsageError` for a pair that cannot work, in one sentence that says what can.
+    """
+    name = waker.parse(waker_name)
     if name.place == INLINE:
         if name.breaker is not None:
             raise UsageError(f"waker '{waker_name}' breaks the Guest by itself; leave '+{name.breaker}' away")
@@ -92,10 +97,7 @@ def _choose_breaker(engine: engines.Engine, waker_name: str, name: waker.WakerNa
     if name.breaker is None:
         return engine.breakers[0]
     if name.breaker not in engine.breakers:
-        raise UsageError(
-            f"waker '{waker_name}' cannot work with engine {engine.name}, whose Guest is stopped by "
-            f"{' or '.join(engine.breakers)}; leave '+{name.breaker}' away, or take another engine"
-        )
+        raise UsageError(f"waker '{waker_name}': {engines.refuse_breaker(name.breaker, engine)}")
     return name.breaker
 
 

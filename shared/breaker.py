@@ -5,15 +5,29 @@ flag and its entry into the Guest: nobody is there to be stopped, and the wake-u
 two halves, and each breaker keeps both:
 
 - *Flag first, then kick.* Whoever is woken by the kick finds the flag.
-- *The kick stays until it is taken.* A signal that is blocked stays pending; an eventfd keeps its count. So a kick
-  that comes too early ends the next sleep (or the next KVM_RUN, which opens the signal's mask atomically), instead
-  of falling into the gap. No handler runs: an empty handler without a flag is how a well-known VMM lost breaks.
+- *The kick stays until it is taken.* So one that comes too early ends the next sleep, or the next run, instead of
+  falling into the gap. An empty handler without a flag is how a well-known VMM lost breaks.
+
+| kind      | what stays                                    | which engine it can stop                             |
+|-----------|-----------------------------------------------|------------------------------------------------------|
+| signal    | a signal that is blocked: it is pending       | kvm (KVM_RUN opens the mask by itself), python       |
+| immediate | a byte in kvm_run that KVM reads on entry     | kvm; the signal after it ends a run that has begun   |
+| eventfd   | a count                                       | python, which looks at the flag between instructions |
+| pipe      | a byte                                        | python                                               |
+| futex     | the flag itself: the kernel compares, then sleeps | python                                           |
+| semaphore | a count                                       | python                                               |
+| mqueue    | a message                                     | python                                               |
+
+A processor in Guest mode is stopped by nothing but a signal to its thread, or by the kernel: no other kind fits kvm.
 
 A kick can outlive the break it belonged to. That costs one early return of `wait`, never a wake-up.
 
 The Launcher clears the flag after leaving the Guest and *before* servicing: what becomes ready later sets it again.
 Holding the Waker until it is released is not the breaker's: a held Waker must still obey watch and unwatch and must
 see its Launcher die, so it waits on the one thing that carries all three (waker/serve.py).
+
+A kind is one file, shared/breakers/NAME.py, found by its name: a class `NameBreaker` with what `Breaker` and `Kind`
+ask for. It is imported when it is used, so a Waker process carries no other's weight.
 """
 
 from __future__ import annotations
@@ -21,11 +35,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
+from collections.abc import Sequence
+from importlib import import_module
 from typing import ClassVar, NamedTuple, Protocol
 
 from shared.errors import UsageError
-from shared.linux import IS_WEAKLY_ORDERED, fence, tgkill
+from shared.linux import IS_WEAKLY_ORDERED, fence
 from shared.page import BREAK, Page
 
 KICK_SIGNAL = signal.SIGUSR1
@@ -35,19 +50,24 @@ INLINE = "inline"
 
 
 class BreakHandle(NamedTuple):
-    """What another process needs in order to break this vCPU: the kind, two numbers and at most one fd."""
+    """What another process needs in order to break this vCPU. Each kind knows what its numbers and fds are."""
 
     kind: str
-    pid: int
-    tid: int
-    fd: int | None
+    numbers: tuple[int, ...] = ()
+    fds: tuple[int, ...] = ()
 
 
 class ExitFlag(NamedTuple):
-    """The byte that ends the vCPU's next run at once when it is 1; `address` is where it lies in this process."""
+    """The byte that ends the vCPU's next run at once when it is 1; `address` is where it lies in this process.
+
+    Where others can map it too, it is at `offset` in the first `size` bytes of `fd`.
+    """
 
     byte: memoryview
     address: int
+    fd: int = -1
+    offset: int = 0
+    size: int = 0
 
 
 class Breaker(Protocol):
@@ -71,19 +91,42 @@ class Breaker(Protocol):
         """Take a kick that may have come, without waiting. The vCPU's thread only."""
 
     def handle(self) -> BreakHandle:
-        """Return what a peer needs to call `break_out`; the fd in it stays ours."""
+        """Return what a peer needs to call `break_out`; the fds in it stay ours."""
 
     def close(self) -> None:
-        """Give back what this end opened."""
+        """Give back what this end opened; once closed, closing again does nothing."""
 
 
-class _FlagFirst:
-    """The half that all kinds share: the flag."""
+class Kind(Protocol):
+    """How a breaker of one kind comes to be, and what is needed for that."""
+
+    kind: ClassVar[str]
+    shape: ClassVar[tuple[int, int]]
+    """How many numbers and fds its handle has."""
+
+    def missing(self) -> str | None:
+        """Return why this machine has none of it, or None."""
+
+    def create(self, page: Page, flag: ExitFlag | None) -> Breaker:
+        """Make the breaker of the calling thread's vCPU; `flag` is the byte that ends its next run, if it has one."""
+
+    def from_handle(self, page: Page, numbers: Sequence[int], fds: Sequence[int]) -> Breaker:
+        """Make the peer's end of a handle of the right shape; the fds belong to it, also when this fails."""
+
+
+class FlagFirst:
+    """The half that all kinds share: the flag. What they mostly have in common of the other half is here as well."""
 
     def __init__(self, page: Page) -> None:
         self._words = page.words
 
+    @staticmethod
+    def missing() -> str | None:
+        """Return None: every Linux has it."""
+        return None
+
     def is_set(self) -> bool:
+        """Look at the flag."""
         return bool(self._words[BREAK])
 
     def _set(self) -> None:
@@ -92,102 +135,91 @@ class _FlagFirst:
         self._words[BREAK] = 1
 
     def clear(self) -> None:
+        """Take the flag back."""
         self._words[BREAK] = 0
         # What the Launcher reads next (which break it answers) must not be older than this store: the Waker counts a
         # break first and sets the flag second. Were the load early and the store late, that break would vanish.
         fence()
 
-
-class SignalBreaker(_FlagFirst):
-    """A signal to the vCPU's thread, blocked there except inside KVM_RUN: the least a Waker must be allowed."""
-
-    kind: ClassVar[str] = "signal"
-
-    def __init__(self, page: Page, pid: int, tid: int) -> None:
-        super().__init__(page)
-        self._pid, self._tid = pid, tid
-        self._was_blocked: bool | None = None
-
-    @classmethod
-    def create(cls, page: Page) -> SignalBreaker:
-        """Make the calling thread the vCPU's: the kick is blocked in it from here to `close`."""
-        breaker = cls(page, os.getpid(), threading.get_native_id())
-        breaker._was_blocked = KICK_SIGNAL in signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
-        return breaker
-
-    def break_out(self) -> None:
-        self._set()
-        with contextlib.suppress(ProcessLookupError):  # the Launcher has gone; its Waker is about to hear of it
-            tgkill(self._pid, self._tid, KICK_SIGNAL)
-
-    def wait(self) -> None:
-        signal.sigwaitinfo({KICK_SIGNAL})
-
-    def take_kick(self) -> None:
-        signal.sigtimedwait({KICK_SIGNAL}, 0)
-
-    def handle(self) -> BreakHandle:
-        return BreakHandle(self.kind, self._pid, self._tid, None)
-
-    def close(self) -> None:
-        if self._was_blocked is None:
-            return
-        # Standard signals coalesce: at most one kick is left, and unblocked it would kill us.
-        self.take_kick()
-        if not self._was_blocked:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
-        self._was_blocked = None
-
-
-class EventfdBreaker(_FlagFirst):
-    """An eventfd that a halted vCPU reads. It stops an engine that looks at the flag by itself while computing."""
-
-    kind: ClassVar[str] = "eventfd"
-
-    def __init__(self, page: Page, fd: int) -> None:
-        super().__init__(page)
-        self._fd = fd
-
-    @classmethod
-    def create(cls, page: Page) -> EventfdBreaker:
-        """Make one for a vCPU of this process."""
-        return cls(page, os.eventfd(0, os.EFD_CLOEXEC))
-
-    def break_out(self) -> None:
-        self._set()
-        os.eventfd_write(self._fd, 1)
-
-    def wait(self) -> None:
-        os.read(self._fd, 8)  # os.eventfd_read would fail with EINTR when a signal's handler has run (PEP 475)
-
     def take_kick(self) -> None:
         """Do nothing: a kick left over ends one `wait` early."""
 
+    def close(self) -> None:
+        """Do nothing: all there is, is in the control page."""
+
+
+class KickedByFd(FlagFirst):
+    """A kick that goes through a file: one fd to write it, which can be passed on, and one to read it."""
+
+    kind: ClassVar[str]
+    shape: ClassVar[tuple[int, int]] = (0, 1)
+
+    def __init__(self, page: Page, writer: int, reader: int | None = None) -> None:
+        """Take over the fds, which may be one and the same; a peer has no `reader`."""
+        super().__init__(page)
+        self._writer = writer
+        self._reader = -1 if reader is None else reader
+
     def handle(self) -> BreakHandle:
-        return BreakHandle(self.kind, 0, 0, self._fd)
+        """Return the fd that is written to."""
+        return BreakHandle(self.kind, (), (self._writer,))
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        """Close both."""
+        fds = {self._writer, self._reader} - {-1}
+        self._writer = self._reader = -1
+        for fd in fds:
             os.close(fd)
 
 
-KINDS: tuple[str, ...] = (SignalBreaker.kind, EventfdBreaker.kind)
+def _kinds() -> tuple[str, ...]:
+    # No pathlib: a Waker process that is to be there in 30 ms comes by here.
+    folder = os.path.join(os.path.dirname(__file__), "breakers")  # noqa: PTH118, PTH120
+    files = os.listdir(folder)  # noqa: PTH208
+    return tuple(sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name[0] != "_"))
 
 
-def create(kind: str, page: Page) -> Breaker:
-    """Make the breaker of the calling thread's vCPU; raise `UsageError` for a kind that does not exist."""
-    if kind == SignalBreaker.kind:
-        return SignalBreaker.create(page)
-    if kind == EventfdBreaker.kind:
-        return EventfdBreaker.create(page)
-    raise UsageError(f"breaker '{kind}' is not known; there are {', '.join(KINDS)}")
+KINDS: tuple[str, ...] = _kinds()
+"""All kinds that there are: the files in shared/breakers/."""
+
+
+def missing(kind: str) -> str | None:
+    """Return why a breaker of this kind cannot work on this machine, or None when it can."""
+    return _load(kind, "breaker").missing()
+
+
+def description(kind: str) -> str:
+    """Return what a breaker of this kind is, in one line: the first of its file."""
+    _load(kind, "breaker")
+    return (import_module(f"shared.breakers.{kind}").__doc__ or "").split("\n", 1)[0]
+
+
+def create(kind: str, page: Page, flag: ExitFlag | None = None) -> Breaker:
+    """Make the breaker of the calling thread's vCPU, whose next run `flag` ends, where it has such a byte.
+
+    Raises `UsageError` for a kind that does not exist or needs a flag that is not there, `CannotRunError` for one
+    that this machine lacks.
+    """
+    return _load(kind, "breaker").create(page, flag)
 
 
 def from_handle(handle: BreakHandle, page: Page) -> Breaker:
-    """Make the peer's end, which can only `break_out`; a passed fd belongs to the result."""
-    if handle.kind == SignalBreaker.kind:
-        return SignalBreaker(page, handle.pid, handle.tid)
-    if handle.kind == EventfdBreaker.kind and handle.fd is not None:
-        return EventfdBreaker(page, handle.fd)
-    raise UsageError(f"break handle of kind '{handle.kind}' is not known; there are {', '.join(KINDS)}")
+    """Make the peer's end, which can only `break_out`; the passed fds belong to it, and are closed when this fails."""
+    with contextlib.ExitStack() as refused:
+        for fd in handle.fds:
+            refused.callback(os.close, fd)
+        kind = _load(handle.kind, "break handle of kind")
+        if (len(handle.numbers), len(handle.fds)) != kind.shape:
+            raise UsageError(
+                f"break handle of kind '{handle.kind}' has {kind.shape[0]} numbers and {kind.shape[1]} fds, "
+                f"not {len(handle.numbers)} and {len(handle.fds)}"
+            )
+        refused.pop_all()
+    return kind.from_handle(page, handle.numbers, handle.fds)
+
+
+def _load(kind: str, what: str) -> Kind:
+    if kind not in KINDS:
+        raise UsageError(f"{what} '{kind}' is not known; there are {', '.join(KINDS)}")
+    found: Kind = getattr(import_module(f"shared.breakers.{kind}"), f"{kind.capitalize()}Breaker")
+    return found

@@ -10,6 +10,8 @@ import ctypes
 import os
 import sys
 from _thread import allocate_lock
+from collections.abc import Callable
+from errno import EAGAIN, EINTR, EOVERFLOW
 
 from shared.errors import CannotRunError
 
@@ -22,12 +24,22 @@ _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _ioctl.restype = ctypes.c_int
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+_set_handler = _libc.signal
+_set_handler.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_set_handler.restype = ctypes.c_void_p
 
 _MACHINE = os.uname().machine
 _IS_X86 = _MACHINE in ("x86_64", "i686", "i386")
 _SYS_TGKILL = ctypes.c_long({"x86_64": 234, "i686": 270, "i386": 270}.get(_MACHINE, 131))
+_SYS_FUTEX = {"x86_64": 202, "i686": 240, "i386": 240}.get(_MACHINE, 98)
+_SYS_MQ_TIMEDSEND = {"x86_64": 242, "i686": 279, "i386": 279}.get(_MACHINE, 182)
+_SYS_MQ_TIMEDRECEIVE = _SYS_MQ_TIMEDSEND + 1
 _SYS_MEMBARRIER = ctypes.c_long({"x86_64": 324, "i686": 375, "i386": 375}.get(_MACHINE, 283))
 _MEMBARRIER_GLOBAL_EXPEDITED = ctypes.c_long(1 << 1)
+_FUTEX_WAIT = 0
+_FUTEX_WAKE = 1
+_ALL = (1 << 31) - 1
+_SIGACTION_ROOM = 512  # a struct sigaction, whose layout nobody here needs, is 152 bytes on x86-64
 
 
 def raise_errno(call: str) -> None:
@@ -74,6 +86,80 @@ def tgkill(pid: int, tid: int, signo: int) -> None:
     """
     if _syscall(_SYS_TGKILL, ctypes.c_long(pid), ctypes.c_long(tid), ctypes.c_long(signo)) < 0:
         raise_errno("tgkill")
+
+
+def handle_by_doing_nothing(signo: int) -> Callable[[], None]:
+    """Have a signal interrupt what its thread sleeps in, and do nothing else; return what undoes this.
+
+    A handler in Python is not nothing: the interpreter notes the signal, writes to the fd of `set_wakeup_fd`, and
+    runs it in the main thread. So it is abs(3), which any C library has: given the signal's number, it returns it.
+    """
+    before = ctypes.create_string_buffer(_SIGACTION_ROOM)
+    _libc.sigaction(signo, None, before)
+    _set_handler(signo, ctypes.cast(_libc.abs, ctypes.c_void_p))
+    return lambda: _libc.sigaction(signo, before, None)
+
+
+def futex_wait(address: int, value: int) -> None:
+    """Sleep until somebody wakes the 32-bit word at `address`, in whatever process: if it is `value` (futex(2)).
+
+    Raises `BlockingIOError` when it is not, `InterruptedError` after a signal's handler has run.
+    """
+    syscall(_SYS_FUTEX, address, _FUTEX_WAIT, value, 0, name="futex")
+
+
+def futex_wake(address: int) -> None:
+    """Wake all who sleep on the word that is mapped at `address`, in whatever process."""
+    syscall(_SYS_FUTEX, address, _FUTEX_WAKE, _ALL, name="futex")
+
+
+def mq_send(fd: int, message: bytes) -> None:
+    """Put a message into a queue (mq_send(3)); raise `BlockingIOError` when it is full and the fd does not block."""
+    syscall(_SYS_MQ_TIMEDSEND, fd, _address_of(message), len(message), 0, 0, name="mq_send")
+
+
+def mq_receive(fd: int, size: int) -> bytes:
+    """Wait for a message of at most `size` bytes, which is the queue's (mq_receive(3)); raise `InterruptedError`."""
+    message = ctypes.create_string_buffer(size)
+    length = syscall(_SYS_MQ_TIMEDRECEIVE, fd, ctypes.addressof(message), size, 0, 0, name="mq_receive")
+    return message.raw[:length]
+
+
+class Semaphore:
+    """A POSIX semaphore without a name (sem_overview(7)) at `address`, in memory that processes share."""
+
+    def __init__(self, address: int) -> None:
+        self._address = ctypes.c_void_p(address)
+
+    def begin(self) -> None:
+        """Make it, with a count of 0, before anybody else uses it."""
+        if _libc.sem_init(self._address, 1, 0) < 0:
+            raise_errno("sem_init")
+
+    def post(self) -> None:
+        """Count up, and wake one who waits; a count that cannot go higher stays."""
+        if _libc.sem_post(self._address) < 0 and ctypes.get_errno() != EOVERFLOW:
+            raise_errno("sem_post")
+
+    def wait(self) -> bool:
+        """Sleep until the count is not 0, and count down; False when a signal's handler has run instead."""
+        if _libc.sem_wait(self._address) == 0:
+            return True
+        if ctypes.get_errno() != EINTR:
+            raise_errno("sem_wait")
+        return False
+
+    def try_wait(self) -> bool:
+        """Count down, if the count is not 0."""
+        if _libc.sem_trywait(self._address) == 0:
+            return True
+        if ctypes.get_errno() not in (EAGAIN, EINTR):
+            raise_errno("sem_trywait")
+        return False
+
+
+def _address_of(data: bytes) -> int:
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
 
 
 def _fence_by_locked_instruction() -> None:

@@ -74,7 +74,11 @@ class Page:
     def break_byte(self) -> tuple[memoryview, int]:
         """Return the low byte of the break word, and its host address."""
         at = BREAK * _WORD
-        return self._bytes[at : at + 1], ctypes.addressof(ctypes.c_char.from_buffer(self._mapping, at))
+        return self._bytes[at : at + 1], self._address_of(at)
+
+    def semaphore_address(self) -> int:
+        """Return the host address of the room for a semaphore."""
+        return self._address_of(ControlPage.semaphore.offset)
 
     def lane(self, number: int) -> memoryview:
         """Return the 64-bit words of one trace lane (structs.TraceLane)."""
@@ -90,6 +94,9 @@ class Page:
             self.words.release()
             self._bytes.release()
             self._mapping.close()
+
+    def _address_of(self, at: int) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._mapping, at))
 
     def __enter__(self) -> Page:
         return self

@@ -74,7 +74,8 @@ TRACE_RECORDS = 4095
 
 
 class ControlPage(ctypes.Structure):
-    """What Launcher and Waker tell each other without a message. Every word is 64 bits and has one writer.
+    """What Launcher and Waker tell each other without a message. Every word is 64 bits and has one writer,
+    but for the semaphore, which is the C library's.
 
     A group starts on its own cache line, so that one side's stores do not slow the other's.
     """
@@ -101,6 +102,8 @@ class ControlPage(ctypes.Structure):
         ("taken_idx", c_uint64 * VRING_SLOTS),
         # The Waker's: the used index it saw last, through its own mapping.
         ("looked_idx", c_uint64 * VRING_SLOTS),
+        # A sem_t, of 32 bytes or less (shared/breakers/semaphore.py).
+        ("semaphore", c_uint64 * 4),
     )
 
 

@@ -67,7 +67,8 @@ def parse(name: str) -> WakerName:
 
 def why_not(name: str) -> str | None:
     """Return why this Waker cannot run here, or None when it can; raise `UsageError` for an unknown name."""
-    return missing(parse(name).strategy)
+    parsed = parse(name)
+    return missing(parsed.strategy) or (breakers.missing(parsed.breaker) if parsed.breaker else None)
 
 
 def description(name: str) -> str:
@@ -83,7 +84,7 @@ def make_breaker(name: str, kind: str, page: Page, flag: ExitFlag | None = None)
     """
     parsed = parse(name)
     if parsed.place != breakers.INLINE:
-        return breakers.create(kind, page)
+        return breakers.create(kind, page, flag)
     reason = why_not(name)
     if reason is not None:
         raise CannotRunError(f"waker '{name}' cannot run here: {reason}")

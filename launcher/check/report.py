@@ -14,6 +14,8 @@ import waker
 from launcher import engines
 from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
 from launcher.check.rules import RULES
+from launcher.machine import choose_breaker
+from shared.breaker import INLINE, KINDS
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
 
 DEADLINE_S = 60  # several times what the slowest rule takes here
@@ -21,6 +23,9 @@ DEADLINE_S = 60  # several times what the slowest rule takes here
 PASS, FAIL, EXPECTED, SKIP = "pass", "fail", "expected", "skip"
 _STYLES = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
 _WIDE_ENOUGH = 105
+
+ALL = "all"
+"""Every breaker that can stop the engine."""
 
 
 class Finding(NamedTuple):
@@ -33,15 +38,54 @@ class Finding(NamedTuple):
     detail: str
 
 
-def check(wakers: Sequence[str], engine_names: Sequence[str], rules: Sequence[str]) -> Iterator[Finding]:
-    """Try the rules on every pair, in order; the main thread only, which becomes the vCPU's."""
+def check(
+    wakers: Sequence[str], engine_names: Sequence[str], rules: Sequence[str], kinds: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Try the rules on every pair, in order; the main thread only, which becomes the vCPU's.
+
+    `kinds` are the breakers to try on every Waker that has none in its name; without them it is the engine's default.
+    """
     for engine_name in engine_names:
-        engine_missing = engines.get(engine_name).why_not()
-        for waker_name in wakers:
-            why_not = waker.why_not(waker_name) or (engine_missing and f"{engine_name}: {engine_missing}")
+        engine = engines.get(engine_name)
+        engine_missing = engine.why_not()
+        for waker_name in _with_breakers(wakers, engine, kinds):
+            why_not = (
+                waker.why_not(waker_name)
+                or (engine_missing and f"{engine_name}: {engine_missing}")
+                or _why_no_pair(engine, waker_name)
+            )
             for rule in rules:
                 outcome, detail = (SKIP, why_not) if why_not else try_rule(rule, waker_name, engine_name)
                 yield Finding(waker_name, engine_name, rule, outcome, detail)
+
+
+def _expect_breaker(kind: str, engine_names: Sequence[str]) -> None:
+    """Raise `UsageError` for a breaker that does not exist, or that stops none of these engines."""
+    if kind not in (*KINDS, ALL):
+        raise UsageError(f"breaker '{kind}' is not known; there are {ALL}, {', '.join(KINDS)}")
+    if kind != ALL and not {engine.name for engine in engines.of_breaker(kind)} & set(engine_names):
+        raise UsageError(engines.refuse_breaker(kind, engines.get(engine_names[0])))
+
+
+def _with_breakers(wakers: Sequence[str], engine: engines.Engine, kinds: Sequence[str]) -> Iterator[str]:
+    """Yield each Waker with each of the breakers that can stop this engine, under its full name."""
+    for name in wakers:
+        parsed = waker.parse(name)
+        if not kinds or parsed.breaker is not None:
+            yield name
+        elif parsed.place == INLINE:
+            if ALL in kinds:
+                yield name  # it is a breaker by itself
+        else:
+            yield from (f"{name}+{kind}" for kind in engine.breakers if kind in kinds or ALL in kinds)
+
+
+def _why_no_pair(engine: engines.Engine, waker_name: str) -> str | None:
+    try:
+        choose_breaker(engine, waker_name)
+    except UsageError as refusal:
+        return str(refusal)
+    return None
 
 
 def try_rule(rule: str, waker_name: str, engine_name: str) -> tuple[str, str]:
@@ -76,7 +120,12 @@ def _deadline() -> Iterator[None]:
 
 
 def main(
-    wakers: Sequence[str] | None, engine_names: Sequence[str] | None, rules: Sequence[str] | None, *, is_json: bool
+    wakers: Sequence[str] | None,
+    engine_names: Sequence[str] | None,
+    rules: Sequence[str] | None,
+    kinds: Sequence[str] | None = None,
+    *,
+    is_json: bool,
 ) -> int:
     """Check what was named (all that there is, without names), print it, and return the exit code."""
     for name in wakers or ():
@@ -90,7 +139,10 @@ def main(
     for rule in rules or ():
         if rule not in RULES:
             raise UsageError(f"rule '{rule}' is not known; there are {', '.join(RULES)}")
-    findings = check(wakers or waker.names(), engine_names or engines.names(), rules or list(RULES))
+    engine_names = engine_names or engines.names()
+    for kind in kinds or ():
+        _expect_breaker(kind, engine_names)
+    findings = check(wakers or waker.names(), engine_names, rules or list(RULES), kinds or ())
     with _interrupted_between_rules() as check_interrupt:
         findings = _until(check_interrupt, findings)
         outcomes = _print_json(findings) if is_json else _print_table(findings)

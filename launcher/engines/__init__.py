@@ -59,6 +59,20 @@ def get(name: str) -> Engine:
     return _ENGINES[name]
 
 
+def of_breaker(kind: str) -> list[Engine]:
+    """Return the engines that a breaker of this kind can stop."""
+    return [engine for engine in _ENGINES.values() if kind in engine.breakers]
+
+
+def refuse_breaker(kind: str, engine: Engine) -> str:
+    """Return the sentence that says why this breaker is not for this engine, and what is."""
+    others = " or ".join(other.name for other in of_breaker(kind))
+    return (
+        f"breaker '{kind}' cannot stop engine {engine.name}, whose Guest is stopped by "
+        f"{' or '.join(engine.breakers)}; take one of these, or engine {others}"
+    )
+
+
 def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
     """Return the engine asked for, or for `auto` the best one that runs this Guest here and stops for this breaker.
 
@@ -74,7 +88,9 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
         return Choice(_ENGINES["python"], "the Guest is written in Python")
     reason = kvm.why_not()
     if breaker is not None and breaker not in kvm.BREAKERS:
-        reason = f"stopped by {', '.join(kvm.BREAKERS)}, not by {breaker}"
+        reason = f"its Guest is not stopped by {breaker}"
+    elif breaker is not None and breaker not in python.BREAKERS and reason is not None:
+        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {reason}")
     if reason is None:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
     if guest in guests.names():

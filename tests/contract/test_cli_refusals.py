@@ -16,6 +16,7 @@ import pytest
 import waker
 from launcher import engines, guests
 from launcher.check.rules import RULES
+from shared.breaker import KINDS
 from tests.support.sessions import (
     LAUNCHER,
     PATIENCE_S,
@@ -160,7 +161,7 @@ def test_a_command_or_option_that_is_not_known(args: Sequence[str]) -> None:
 def test_unknown_commands_and_lists_are_told_which_are() -> None:
     for name in ("run", "list", "check"):
         assert name in refused("fly")
-    for name in ("wakers", "engines", "guests"):
+    for name in ("wakers", "breakers", "engines", "guests"):
         assert name in refused("list", "wings")
 
 
@@ -169,14 +170,16 @@ def test_unknown_commands_and_lists_are_told_which_are() -> None:
 
 def test_a_pair_that_cannot_work_says_why_and_what_would() -> None:
     sentence = refused_on("kvm", "--waker", "process/select+eventfd")
-    assert sentence.startswith("waker 'process/select+eventfd' cannot work with engine kvm, whose Guest is stopped by")
-    assert "'+eventfd'" in sentence
+    assert sentence == (
+        "waker 'process/select+eventfd': breaker 'eventfd' cannot stop engine kvm, whose Guest is stopped by "
+        "signal or immediate; take one of these, or engine python"
+    )
 
 
 @pytest.mark.parametrize("name", ["fork/select", "thread/select", "process/select"])
 @pytest.mark.parametrize("breaker", engines.get("python").breakers)
 def test_a_pair_that_can_work_does(name: str, breaker: str) -> None:
-    if reason := why_not(name, "python"):
+    if reason := why_not(f"{name}+{breaker}", "python"):
         pytest.skip(reason)
     done = run_launcher("run", "--engine=python", f"--waker={name}+{breaker}", input=b"hello")
     assert (done.returncode, done.stdout) == (0, b"hello")
@@ -244,13 +247,18 @@ def test_an_unknown_image_is_unknown_even_where_nothing_runs_it() -> None:
 # ---- What goes where ----
 
 
-@pytest.mark.parametrize("what", ["wakers", "engines", "guests"])
+@pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests"])
 def test_a_list_is_data_and_nothing_else(what: str) -> None:
     plain, rows = run_launcher("list", what), run_launcher("list", what, "--json")
     assert (plain.returncode, plain.stderr) == (0, b"")
     assert (rows.returncode, rows.stderr) == (0, b"")
     parsed = [json.loads(line) for line in rows.stdout.splitlines()]
-    names = {"wakers": waker.names(), "engines": engines.names(), "guests": guests.names()}[what]
+    names = {
+        "wakers": waker.names(),
+        "breakers": list(KINDS),
+        "engines": engines.names(),
+        "guests": guests.names(),
+    }[what]
     assert [row["name"] for row in parsed] == names
     assert [line.split()[0] for line in plain.stdout.decode().splitlines()] == names
     assert all(row["description"] for row in parsed)

@@ -15,8 +15,8 @@ import pytest
 
 from launcher import engines
 from launcher.api import Broken, Died, Vcpu
-from shared.breaker import KICK_SIGNAL, Breaker
-from shared.linux import tgkill
+from shared.breaker import KICK_SIGNAL
+from tests.support.breakers import kick
 from tests.support.fds import no_new_fds
 from tests.support.vcpus import KINDS, Bench, open_bench
 
@@ -32,6 +32,52 @@ def test_a_break_before_entry_is_not_lost(engine: str, kind: str, guest: str) ->
             bench.breaker.break_out()
             assert bench.vcpu.run() == Broken()
             bench.breaker.clear()
+
+
+@every_kind
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_break_between_the_look_at_the_flag_and_the_entry_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, engine: str, kind: str, look: int
+) -> None:
+    """The gap held open: at its first entry, and at the one after a kick that meant nothing was taken."""
+    with open_bench(engine, "spin", kind) as bench:
+        is_set, looks = bench.breaker.is_set, 0
+
+        def look_then_break() -> bool:
+            nonlocal looks
+            seen, looks = is_set(), looks + 1
+            if looks == look:
+                break_from_another_thread(bench)
+            return seen
+
+        monkeypatch.setattr(bench.breaker, "is_set", look_then_break)
+        kick(bench.breaker, bench.page)
+        assert bench.vcpu.run() == Broken()
+        assert looks == look + 1
+
+
+@every_kind
+def test_a_break_between_the_look_at_the_flag_and_the_sleep_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, engine: str, kind: str
+) -> None:
+    with open_bench(engine, "idle", kind) as bench:
+        wait, waits = bench.breaker.wait, 0
+
+        def break_then_wait() -> None:
+            nonlocal waits
+            waits += 1
+            if waits == 1:
+                break_from_another_thread(bench)
+            wait()
+
+        monkeypatch.setattr(bench.breaker, "wait", break_then_wait)
+        assert bench.vcpu.run() == Broken()
+        assert waits == 1
+
+
+def break_from_another_thread(bench: Bench) -> None:
+    with bench.meanwhile(bench.breaker.break_out):
+        pass
 
 
 @every_kind
@@ -96,16 +142,8 @@ def test_a_break_that_was_taken_is_over_even_if_its_kick_comes_late(engine: str,
 @both_guests
 def test_a_kick_without_a_flag_is_not_a_break(engine: str, kind: str, guest: str) -> None:
     with open_bench(engine, guest, kind) as bench:
-        kick(bench.breaker)
+        kick(bench.breaker, bench.page)
         expect_no_break_but_ours(bench, kicks=20)
-
-
-def kick(breaker: Breaker) -> None:
-    handle = breaker.handle()
-    if handle.fd is None:
-        tgkill(handle.pid, handle.tid, KICK_SIGNAL)
-    else:
-        os.eventfd_write(handle.fd, 1)
 
 
 def expect_no_break_but_ours(bench: Bench, kicks: int = 0) -> None:
@@ -114,7 +152,7 @@ def expect_no_break_but_ours(bench: Bench, kicks: int = 0) -> None:
 
     def kick_then_break() -> None:
         for _ in range(kicks):
-            kick(bench.breaker)
+            kick(bench.breaker, bench.page)
             spin(1_000)
         spin(5_000)
         is_ours.set()

@@ -51,14 +51,3 @@ def test_thousands_of_wakes_in_a_row_are_all_served(name: str, engine: str) -> N
 def test_a_guest_that_computes_is_woken_every_time(name: str, engine: str) -> None:
     skip_what_cannot_run(name, engine)
     assert endure(name, engine, SPINNING_WAKES, guest="spin").served == SPINNING_WAKES
-
-
-@pytest.mark.parametrize(("name", "engine"), PAIRS)
-def test_each_breaker_of_the_engine_wakes(name: str, engine: str) -> None:
-    skip_what_cannot_run(name, engine)
-    if waker.parse(name).place == "inline" or waker.parse(name).strategy not in ("select", "epoll"):
-        pytest.skip("a breaker does not depend on the strategy, and an inline Waker is its own")
-    for breaker in engines.get(engine).breakers:
-        for rule in ("W1", "W6", "W12"):
-            outcome, detail = try_rule(rule, f"{name}+{breaker}", engine)
-            assert outcome == PASS, f"{rule} with {breaker}: {detail}"

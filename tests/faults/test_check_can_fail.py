@@ -17,14 +17,15 @@ from pathlib import Path
 import pytest
 
 import shared.child
-import waker
 from launcher import engines
 from launcher.check import endurance, rig, rules
 from launcher.check.endurance import endure
 from launcher.check.report import FAIL, PASS, try_rule
 from launcher.check.rig import RuleBroken
 from launcher.engines.python import PythonVcpu
-from shared.breaker import Breaker, EventfdBreaker
+from shared import breaker as breakers
+from shared.breaker import Breaker, ExitFlag
+from shared.breakers.eventfd import EventfdBreaker
 from shared.errors import SourceRefused
 from shared.memory import GuestMemory
 from shared.page import BREAK, BREAKS, Page
@@ -254,9 +255,7 @@ class KickOnly:
     """The Waker's end of a breaker that forgets the flag; the watchdog's still works."""
 
     def __init__(self, breaker: Breaker) -> None:
-        fd = breaker.handle().fd
-        assert fd is not None
-        self._fd = fd
+        (self._fd,) = breaker.handle().fds
 
     def break_out(self) -> None:
         os.eventfd_write(self._fd, 1)
@@ -471,13 +470,13 @@ def test_a_replacement_that_does_not_know_the_watch_set_fails_w10(monkeypatch: p
 def rescuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Break the Guest by hand after a while, again and again, so that a check that would hang does not."""
     made: list[Breaker] = []
-    create = waker.breakers.create
+    create = breakers.create
 
-    def create_and_keep(kind: str, page: Page) -> Breaker:
-        made.append(create(kind, page))
+    def create_and_keep(kind: str, page: Page, flag: ExitFlag | None) -> Breaker:
+        made.append(create(kind, page, flag))
         return made[-1]
 
-    monkeypatch.setattr(waker.breakers, "create", create_and_keep)
+    monkeypatch.setattr(breakers, "create", create_and_keep)
     over = threading.Event()
 
     def rescue() -> None:

@@ -13,11 +13,13 @@ import pytest
 from launcher.api import Broken, Notify
 from launcher.engines.kvm.vcpu import PORT_NOTIFY
 from shared.breaker import KICK_SIGNAL, Breaker
+from shared.breakers.immediate import ImmediateBreaker
 from shared.linux import tgkill
-from shared.page import Page
+from shared.page import BREAK, Page
 from tests.kvm.conftest import BootCode, BootImage
 from tests.support.machine_code import CLI, HLT, SPIN, out
 from tests.support.threads import beside
+from tests.support.vcpus import open_bench
 
 pytestmark = pytest.mark.kvm
 
@@ -26,9 +28,9 @@ GUESTS = ("spin", "idle")
 BREAK_FROM_ANOTHER_PROCESS = """
 import sys
 from shared import breaker
-from shared.page import Page
-kind, pid, tid, page_fd = sys.argv[1], *map(int, sys.argv[2:])
-end = breaker.from_handle(breaker.BreakHandle(kind, pid, tid, None), Page(page_fd))
+from shared.page import BREAK, Page
+kind, page_fd, *numbers = sys.argv[1], *map(int, sys.argv[2:])
+end = breaker.from_handle(breaker.BreakHandle(kind, tuple(numbers)), Page(page_fd))
 for _ in sys.stdin:
     end.break_out()
 """
@@ -50,7 +52,7 @@ def test_a_guest_is_broken_out_by_another_process(
     vcpu = boot_image(guest)
     handle = breaker.handle()
     command = [sys.executable, "-c", BREAK_FROM_ANOTHER_PROCESS]
-    arguments = [handle.kind, str(handle.pid), str(handle.tid), str(page.fileno())]
+    arguments = [handle.kind, str(page.fileno()), *map(str, handle.numbers)]
     with subprocess.Popen(command + arguments, stdin=subprocess.PIPE, pass_fds=[page.fileno()], text=True) as peer:
         assert peer.stdin is not None
         for _ in range(20):
@@ -99,11 +101,11 @@ def test_a_break_is_taken_by_nobody_but_who_clears_it(boot_image: BootImage, bre
 
 
 def test_a_kick_without_a_break_breaks_nothing(boot_image: BootImage, breaker: Breaker) -> None:
-    handle = breaker.handle()
+    pid, tid = breaker.handle().numbers
 
     def kick_then_break() -> None:
         for _ in range(1_000):
-            tgkill(handle.pid, handle.tid, KICK_SIGNAL)
+            tgkill(pid, tid, KICK_SIGNAL)
         breaker.break_out()
 
     for guest in GUESTS:
@@ -142,3 +144,36 @@ def test_python_signal_handlers_run_while_the_guest_computes(boot_image: BootIma
             assert vcpu.run() == Broken()
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_an_empty_handler_and_no_byte_lose_the_break_that_comes_before_the_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A well-known VMM's bug: nobody sleeps and nobody runs yet, so there is nothing for the signal to interrupt."""
+
+    def set_the_flag_and_signal(breaker: ImmediateBreaker) -> None:
+        pid, tid, *_ = breaker.handle().numbers
+        breaker._words[BREAK] = 1
+        tgkill(pid, tid, KICK_SIGNAL)
+
+    with open_bench("kvm", "spin", "immediate") as bench:
+        assert isinstance(bench.breaker, ImmediateBreaker)
+        is_set, is_lost = bench.breaker.is_set, threading.Event()
+
+        def look_then_break() -> bool:
+            seen = is_set()
+            with beside(lambda: set_the_flag_and_signal(bench.breaker)):  # type: ignore[arg-type]
+                pass
+            monkeypatch.setattr(bench.breaker, "is_set", is_set)
+            return seen
+
+        def rescue() -> None:
+            is_lost.set()
+            bench.breaker.break_out()
+
+        monkeypatch.setattr(bench.breaker, "is_set", look_then_break)
+        rescuer = threading.Timer(0.2, rescue)
+        rescuer.start()
+        assert bench.vcpu.run() == Broken()
+        rescuer.join()
+        assert is_lost.is_set()

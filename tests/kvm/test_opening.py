@@ -61,10 +61,10 @@ def test_private_memory_runs_a_guest_too(breaker: Breaker) -> None:
 
 def test_a_breaker_that_cannot_stop_a_computing_guest_is_refused(memory: GuestMemory, page: Page) -> None:
     eventfd = breakers.create("eventfd", page)
-    with pytest.raises(UsageError, match=r"^engine kvm: breaker 'eventfd' cannot stop .*; use signal$"):
+    with pytest.raises(UsageError, match=r"^engine kvm: breaker 'eventfd' cannot stop .*; use signal, immediate$"):
         KvmVcpu(memory, BOOT, eventfd)
     eventfd.close()
-    assert BREAKERS == ("signal",)
+    assert BREAKERS == ("signal", "immediate")
 
 
 def test_memory_that_reaches_kvms_own_pages_is_refused_and_leaks_nothing() -> None:

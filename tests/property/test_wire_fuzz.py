@@ -113,7 +113,7 @@ class Stranger:
         """Say a HELLO with which all is well."""
         bell = os.eventfd(0)
         with memory.canary() as canary:
-            self.wire.send(Kind.HELLO, [*canary, 0, 0], "select eventfd", [memory.fileno(), page.fileno(), bell])
+            self.wire.send(Kind.HELLO, [*canary], "select eventfd", [memory.fileno(), page.fileno(), bell])
             assert self.wire.receive().kind is Kind.READY
         os.close(bell)
 
@@ -210,6 +210,7 @@ def say_hello(text: str, replace: int | None = None) -> Hello:
         (say_hello(""), "strategy ''"),
         (say_hello("select hammer"), "hammer"),
         (say_hello("select"), "kind ''"),
+        (say_hello("select eventfd"), "has 0 numbers and 1 fds, not 2 and 1"),
         (say_hello("select eventfd", replace=0), "guest memory: 0 bytes"),
         (say_hello("select eventfd", replace=1), "control page: 0 bytes"),
     ],

@@ -18,6 +18,7 @@ from shared import breaker as breakers
 from shared.breaker import Breaker
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.page import Page
+from tests.support.breakers import skip_what_is_missing
 
 RAM = 2 << 20
 PATIENCE_S = 30.0
@@ -75,11 +76,12 @@ def open_bench(engine_name: str, guest: str, kind: str | None = None) -> Iterato
     engine = engines.get(engine_name)
     if reason := engine.why_not():
         pytest.skip(f"{engine_name}: {reason}")
+    kind = kind or engine.breakers[0]
+    skip_what_is_missing(kind)
     with contextlib.ExitStack() as closing:
         page = closing.enter_context(Page.create())
         memory = closing.enter_context(GuestMemory.create(RAM + DEVICE_AREA_PAGES * PAGE_SIZE))
-        breaker = breakers.create(kind or engine.breakers[0], page)
-        closing.callback(breaker.close)
-        vcpu = engine.open(guest, memory, RAM, lambda flag: breaker)
+        vcpu = engine.open(guest, memory, RAM, lambda flag: breakers.create(kind, page, flag))
         closing.callback(vcpu.close)
-        yield Bench(vcpu, breaker, memory, page)
+        closing.callback(vcpu.breaker().close)
+        yield Bench(vcpu, vcpu.breaker(), memory, page)

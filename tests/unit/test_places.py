@@ -22,7 +22,6 @@ import psutil
 import pytest
 
 import waker
-from shared import breaker as breakers
 from shared.breaker import KINDS
 from shared.child import TERMINAL_SIGNALS
 from shared.errors import LabError, MemoryRefused, SourceRefused, WakerError
@@ -31,6 +30,7 @@ from shared.page import BREAKS, WAKES, Page
 from shared.vring import RingView, VringFd
 from shared.wire import MAX_FDS
 from tests.support.blocked import once_blocked
+from tests.support.breakers import open_breaker
 from tests.support.fds import no_new_fds, open_fds
 from tests.support.tasks import count_tasks, wait_for_tasks
 from waker import Source, Waker, handle
@@ -47,8 +47,7 @@ class Lab:
         self.page = opened.enter_context(Page.create())
         make = GuestMemory.private if place == "fork" else GuestMemory.create
         self.memory = opened.enter_context(make(0x20000))
-        self.breaker = breakers.create(kind, self.page)
-        opened.callback(self.breaker.close)
+        self.breaker = opened.enter_context(open_breaker(kind, self.page))
         self._count = 0
 
     def source(self) -> Source:
@@ -716,7 +715,7 @@ def test_a_forked_child_has_what_was_watched_and_no_more(fork_lab: Lab) -> None:
     fds = fds_of(wake.stats().pid)
     pipes = {fd for fd, what in fds.items() if what.startswith("pipe:") and fd != 2}
     assert len({fds[fd] for fd in pipes}) == 2  # commands and answers
-    assert set(fds) == {2, fork_lab.breaker.handle().fd, *pipes, *(source.fd for source in sources)}
+    assert set(fds) == {2, *fork_lab.breaker.handle().fds, *pipes, *(source.fd for source in sources)}
 
 
 def test_a_forked_child_sees_memory_as_it_was(fork_lab: Lab) -> None:
@@ -762,10 +761,11 @@ def test_a_process_has_exactly_what_it_was_given(opened: ExitStack, kind: str) -
     assert fds.pop(2) == str(Path("/proc/self/fd/2").readlink())
     memory, page = "/memfd:guest-memory (deleted)", "/memfd:control-page (deleted)"
     # Python's mmap keeps a copy of what it maps.
-    assert {what for what in fds.values() if what.startswith("/memfd")} == {memory, page}
+    mapped = {memory, page} | ({"/memfd:run (deleted)"} if kind == "immediate" else set())
+    assert {what for what in fds.values() if what.startswith("/memfd")} == mapped
     rest = [what for what in fds.values() if not what.startswith("/memfd")]
-    bell = ["anon_inode:[eventfd]"] if kind == "eventfd" else []
-    assert sorted(rest) == sorted([str(Path(f"/proc/self/fd/{reader}").readlink()), *bell])
+    way = lab.breaker.handle().fds if kind != "immediate" else ()  # that one is mapped, and a memfd here
+    assert sorted(rest) == sorted(str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in (reader, *way))
 
 
 def test_a_process_can_read_guest_memory_and_not_write_it(process_lab: Lab) -> None:

@@ -75,6 +75,7 @@ def test_each_writer_of_the_control_page_has_cache_lines_of_its_own() -> None:
         ("the Launcher's counts", ["taken", "spurious", "notifies", "interrupts", "serviced"]),
         ("the Launcher's indices", ["taken_idx"]),
         ("the Waker's indices", ["looked_idx"]),
+        ("the C library's semaphore", ["semaphore"]),
     ]
     fields = offsets(ControlPage)
     lines = [

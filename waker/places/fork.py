@@ -92,7 +92,7 @@ class ForkPlace:
             signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             handle = setup.breaker.handle()
-            _keep_only({2, commands, answers, *self._known} | ({handle.fd} if handle.fd is not None else set()))
+            _keep_only({2, commands, answers, *self._known, *handle.fds})
             commands = os.dup(commands)  # the lowest number there is: with many files open, select needs it
             channel = _ForkChannel(commands, answers, self._known)
             watched = WatchSet(make_strategy(setup.strategy), setup.memory, setup.page)

@@ -98,8 +98,8 @@ class ProcessPlace:
         with setup.memory.canary() as canary, contextlib.ExitStack() as closing:
             memory_fd = setup.memory.readonly_fd()
             closing.callback(os.close, memory_fd)
-            fds = [memory_fd, setup.page.fileno()] + ([handle.fd] if handle.fd is not None else [])
-            self._wire.send(Kind.HELLO, [*canary, handle.pid, handle.tid], f"{setup.strategy} {handle.kind}", fds)
+            fds = [memory_fd, setup.page.fileno(), *handle.fds]
+            self._wire.send(Kind.HELLO, [*canary, *handle.numbers], f"{setup.strategy} {handle.kind}", fds)
             ready = self._wire.receive()
             ready.close_fds()
             if ready.kind is not Kind.READY:
@@ -180,15 +180,15 @@ def live_as_process(socket_fd: int) -> int:
 
 
 def _take_hello(hello: wire.Message) -> tuple[str, GuestMemory, Page, Breaker]:
-    if hello.kind is not Kind.HELLO or len(hello.numbers) != 4 or len(hello.fds) not in (2, 3):
+    if hello.kind is not Kind.HELLO or len(hello.numbers) < 2 or len(hello.fds) < 2:
         hello.close_fds()
         raise WireError(f"wire: a Waker expects HELLO with its fds first, not {hello.kind.name}")
     strategy, _, kind = hello.text.partition(" ")
     if strategy not in strategy_names():
         hello.close_fds()
         raise WireError(f"wire: HELLO asks for strategy {strategy!r}; there are {', '.join(strategy_names())}")
-    canary_addr, canary_word, pid, tid = hello.numbers
-    memory = GuestMemory.attach(hello.fds[0], Canary(canary_addr, canary_word))
-    page = Page(hello.fds[1])
-    break_fd = hello.fds[2] if len(hello.fds) == 3 else None
-    return strategy, memory, page, from_handle(BreakHandle(kind, pid, tid, break_fd), page)
+    canary_addr, canary_word, *numbers = hello.numbers
+    memory_fd, page_fd, *fds = hello.fds
+    memory = GuestMemory.attach(memory_fd, Canary(canary_addr, canary_word))
+    page = Page(page_fd)
+    return strategy, memory, page, from_handle(BreakHandle(kind, tuple(numbers), tuple(fds)), page)

@@ -3,9 +3,10 @@
 The danger is a break that comes between our last look at the flag and the processor's entry into the Guest:
 the Guest may then compute for ever. Two facts answer it:
 
-- The kick is a signal that this thread blocks. KVM_RUN opens the mask for it and closes it again by itself
-  (KVM_SET_SIGNAL_MASK, api.rst 4.21), so a kick that came too early is still pending at the entry and ends
-  KVM_RUN with EINTR before the first instruction. No handler runs; the signal stays until it is taken.
+- The kick stays until it is taken, and ends KVM_RUN with EINTR before the first instruction when it came too
+  early. It is a signal that this thread blocks: KVM_RUN opens the mask for it and closes it again by itself
+  (KVM_SET_SIGNAL_MASK, api.rst 4.21), so it is still pending at the entry. Or it is kvm_run.immediate_exit, which
+  KVM reads on entry, with a signal that is not blocked for a run that has begun (shared/breakers/immediate.py).
 - The flag is set before the kick is sent. After EINTR the kick is taken *first* and the flag looked at
   *then*: if the flag is not set, any break to come sends a kick of its own, after ours was taken.
 
@@ -33,7 +34,7 @@ from shared.linux import ioctl, ioctl_or_errno
 from shared.memory import GuestMemory
 
 # What can stop a Guest that never leaves KVM_RUN by itself: nothing but a signal to its thread, or the kernel.
-BREAKERS: tuple[str, ...] = ("signal",)
+BREAKERS: tuple[str, ...] = ("signal", "immediate")
 
 # Hypercalls: `outl %eax, %dx`.
 PORT_NOTIFY = 0x600
@@ -187,8 +188,10 @@ class KvmVcpu:
 
 
 def _open_mask_for_kick(vcpu_fd: int) -> None:
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - {KICK_SIGNAL}
-    mask = abi.SignalMask(len=8, sigset=sum(1 << (signo - 1) for signo in blocked))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if KICK_SIGNAL not in blocked:
+        return  # it is let through everywhere; two changes of masks saved at each entry
+    mask = abi.SignalMask(len=8, sigset=sum(1 << (signo - 1) for signo in blocked - {KICK_SIGNAL}))
     ioctl(vcpu_fd, abi.SET_SIGNAL_MASK, ctypes.addressof(mask), name="KVM_SET_SIGNAL_MASK")
 
 

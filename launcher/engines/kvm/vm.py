@@ -64,6 +64,9 @@ class Vm:
         return ExitFlag(
             memoryview(self.run_mapping)[at : at + 1],
             ctypes.addressof(ctypes.c_char.from_buffer(self.run_mapping, at)),
+            self.vcpu_fd,
+            at,
+            len(self.run_mapping),
         )
 
     def eip(self) -> int:

@@ -1,0 +1,181 @@
+"""Every breaker under every place, on each engine that it stops: the rules that hang on it, and how it is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import waker
+from launcher import engines
+from launcher.check.endurance import endure
+from launcher.check.report import PASS, try_rule
+from shared import breaker as breakers
+from shared.breaker import KINDS
+from tests.support.breakers import skip_what_is_missing
+from tests.support.sessions import run_launcher, skip_unless_it_runs
+
+RULES = ("W1", "W2", "W5", "W6", "W9", "W10", "W12")
+"""Those in which a break or a death is waited for; the others are the strategy's."""
+WAKES = 2000
+SPINNING_WAKES = 100
+
+PAIRS = [
+    pytest.param(kind, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{kind}")
+    for engine in engines.names()
+    for kind in engines.get(engine).breakers
+]
+PLACES = sorted({waker.parse(name).place for name in waker.names()} - {"inline"})
+
+every_pair = pytest.mark.parametrize(("kind", "engine"), PAIRS)
+every_place = pytest.mark.parametrize("place", PLACES)
+
+
+def named(place: str, kind: str, engine: str) -> str:
+    """Return the Waker's name; skip where it cannot run."""
+    skip_what_is_missing(kind)
+    name = f"{place}/select+{kind}"
+    skip_unless_it_runs(name, engine)
+    return name
+
+
+@every_pair
+@every_place
+@pytest.mark.parametrize("rule", RULES)
+def test_a_waker_keeps_the_rule_with_it(rule: str, place: str, kind: str, engine: str) -> None:
+    outcome, detail = try_rule(rule, named(place, kind, engine), engine)
+    assert outcome == PASS, detail
+
+
+@every_pair
+@every_place
+def test_many_wakes_in_a_row_are_all_served(place: str, kind: str, engine: str) -> None:
+    assert endure(named(place, kind, engine), engine, WAKES).served == WAKES
+
+
+@every_pair
+@every_place
+def test_a_guest_that_computes_is_woken_every_time(place: str, kind: str, engine: str) -> None:
+    assert endure(named(place, kind, engine), engine, SPINNING_WAKES, guest="spin").served == SPINNING_WAKES
+
+
+# --- asked for by name
+
+
+def rows(*args: str) -> list[dict[str, object]]:
+    done = run_launcher(*args, "--json")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_they_are_listed_with_the_engines_that_they_stop() -> None:
+    found = rows("list", "breakers")
+    assert [row["name"] for row in found] == list(KINDS)
+    for row in found:
+        kind = str(row["name"])
+        assert row["engines"] == [e.name for e in engines.of_breaker(kind)]
+        assert row["default_of"] == [name for name in engines.names() if engines.get(name).breakers[0] == kind]
+        assert row["why_not"] == breakers.missing(kind)
+        assert row["description"] == breakers.description(kind)
+    assert sorted(name for row in found for name in row["default_of"]) == engines.names()  # type: ignore[attr-defined]
+
+
+def test_the_list_for_people_names_the_engines_too() -> None:
+    lines = run_launcher("list", "breakers").stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == list(KINDS)
+    assert "[python: default]" in next(line for line in lines if line.startswith("eventfd"))
+    assert "[kvm: default, python]" in next(line for line in lines if line.startswith("signal"))
+
+
+def test_a_wakers_row_says_what_it_can_stop_each_engine_with() -> None:
+    for row in rows("list", "wakers"):
+        expected = {name: list(engines.get(name).breakers) for name in engines.names()}
+        assert row["breakers"] == ({} if row["place"] == "inline" else expected)
+
+
+def test_a_check_takes_the_engines_default_unless_told() -> None:
+    found = rows("check", "--engine=python", "--waker=thread/select", "--rule=W1")
+    assert [row["waker"] for row in found] == ["thread/select"]
+
+
+def test_a_check_of_all_breakers_names_each_of_those_that_stop_the_engine() -> None:
+    kinds = engines.get("python").breakers
+    found = rows("check", "--engine=python", "--waker=thread/select", "--rule=W1", "--breaker=all")
+    assert [row["waker"] for row in found] == [f"thread/select+{kind}" for kind in kinds]
+    assert {row["outcome"] for row in found} <= {"pass", "skip"}
+
+
+def test_a_check_of_two_breakers_tries_these_and_a_name_that_has_one_keeps_it() -> None:
+    wakers = ("--waker=thread/select", "--waker=thread/select+signal")
+    found = rows("check", "--engine=python", *wakers, "--rule=W1", "--breaker=futex", "--breaker=pipe")
+    assert [row["waker"] for row in found] == ["thread/select+pipe", "thread/select+futex", "thread/select+signal"]
+
+
+def test_a_check_of_an_inline_waker_takes_it_as_it_is() -> None:
+    assert [row["waker"] for row in rows("check", "--waker=inline/uring", "--rule=W1", "--breaker=all")] == [
+        "inline/uring"
+    ] * len(engines.names())
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--breaker=hammer"], f"breaker 'hammer' is not known; there are all, {', '.join(KINDS)}"),
+        (
+            ["--engine=python", "--breaker=immediate"],
+            "breaker 'immediate' cannot stop engine python, whose Guest is stopped by "
+            f"{' or '.join(engines.get('python').breakers)}; take one of these, or engine kvm",
+        ),
+    ],
+)
+def test_a_check_of_what_cannot_work_is_refused(args: list[str], sentence: str) -> None:
+    done = run_launcher("check", *args)
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", f"launcher: {sentence}\n")
+
+
+def test_a_check_of_a_pair_that_cannot_work_skips_it_with_the_reason() -> None:
+    done = run_launcher("check", "--engine=python", "--waker=thread/select+immediate", "--rule=W1", "--json")
+    row = json.loads(done.stdout)
+    assert done.returncode == 77
+    assert row["outcome"] == "skip"
+    assert "cannot stop engine python" in row["detail"]
+
+
+@pytest.mark.parametrize("engine", engines.names())
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pair_works_or_is_refused_in_one_sentence_that_says_what_works(kind: str, engine: str) -> None:
+    works = engines.get(engine).breakers
+    name = f"process/select+{kind}"
+    if kind in works:
+        name = named("process", kind, engine)
+        done = run_launcher("run", f"--engine={engine}", f"--waker={name}", input=b"hello")
+        assert (done.returncode, done.stdout) == (0, b"hello"), done.stderr
+        return
+    skip_unless_it_runs("process/select", engine)
+    done = run_launcher("run", f"--engine={engine}", f"--waker={name}")
+    others = " or ".join(other.name for other in engines.of_breaker(kind))
+    assert (done.returncode, done.stderr.decode()) == (
+        1,
+        f"launcher: waker '{name}': breaker '{kind}' cannot stop engine {engine}, whose Guest is stopped by "
+        f"{' or '.join(works)}; take one of these, or engine {others}\n",
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_auto_takes_an_engine_that_the_breaker_stops(kind: str) -> None:
+    name = f"process/select+{kind}"
+    if not any(engine.why_not() is None for engine in engines.of_breaker(kind)):
+        done = run_launcher("run", f"--waker={name}")
+        assert done.returncode == 77
+        assert f"breaker '{kind}' stops engine kvm alone, and that cannot run here: " in done.stderr.decode()
+        return
+    skip_what_is_missing(kind)
+    done = run_launcher("run", f"--waker={name}", input=b"hello")
+    assert (done.returncode, done.stdout) == (0, b"hello"), done.stderr
+
+
+def test_a_process_waker_imports_nothing_of_the_kinds_that_it_does_not_use() -> None:
+    """What it is stopped by costs a Waker process one file."""
+    for path in (Path(breakers.__file__).with_name("breakers")).glob("[!_]*.py"):
+        others = [kind for kind in KINDS if kind != path.stem and f"shared.breakers.{kind}" in path.read_text()]
+        assert others == []
