@@ -21,7 +21,6 @@ from launcher.api import Broken, Died, Exit, Notify, Shutdown, Vcpu
 from launcher.devices.table import DeviceTable
 from launcher.ready import ReadySet
 from launcher.stop import StopRequests
-from shared.linux import is_open
 from shared.page import NOTIFIES, SERVICED, SPURIOUS, TAKEN, Page
 from shared.trace import Stage, Trace
 from waker import Source, Waker
@@ -65,6 +64,8 @@ class Loop:
     def watch(self, sources: Sequence[Source]) -> None:
         """Have these watched; raise `SourceRefused` when the Waker cannot."""
         if sources:
+            if displaced := self.ready.displaced_by(sources):
+                self.unwatch(displaced)  # closed without a word: a Waker that has a copy would break for it for ever
             self.waker.watch(*sources)
             for source in sources:
                 self.ready.add(source)
@@ -78,6 +79,8 @@ class Loop:
     def _service(self) -> None:
         ready = self.ready.ready()
         for source in ready:
+            if source not in self.ready:
+                continue  # unwatched while another was served: its number may be a third one's by now
             if self.stop is not None and source is self.stop.source:
                 self.stop.take()
             elif not self._serve(source):
@@ -89,12 +92,12 @@ class Loop:
             # A file that was closed while it was watched may still be open, and ready, in the Waker: it would
             # break the Guest for ever.
             self.page.words[SPURIOUS] += 1
-            self.unwatch(self.ready.closed())
+            self.unwatch(self.ready.lost())
 
     def _serve(self, source: Source) -> bool:
         try:
             return self.table.serve(source)
         except OSError:
-            if is_open(source.fd):
+            if not self.ready.is_lost(source):
                 raise
             return False  # closed while it was watched: the device's mistake, and nobody else's trouble

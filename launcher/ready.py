@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+from collections.abc import Sequence
 
 from shared.linux import is_open
 from shared.memory import GuestMemory
@@ -55,9 +56,28 @@ class ReadySet:
         ready += (s for s in self._rings.values() if s.ring and s.ring.has_news(self._memory, self._page))
         return ready
 
-    def closed(self) -> list[Source]:
-        """Return those whose file was closed although they are watched: what a break for nothing may come from."""
-        return [source for fd, source in [*self._by_fd.items(), *self._rings.items()] if not is_open(fd)]
+    def __contains__(self, source: Source) -> bool:
+        """Whether this very one is looked at; its number may be another's by now."""
+        return (self._by_fd if source.ring is None else self._rings).get(source.fd) is source
+
+    def displaced_by(self, sources: Sequence[Source]) -> list[Source]:
+        """Return those whose number one of these has now: their file was closed without a word."""
+        known = [(self._by_fd if source.ring is None else self._rings).get(source.fd, source) for source in sources]
+        return [old for old, new in zip(known, sources, strict=True) if old is not new]
+
+    def is_lost(self, source: Source) -> bool:
+        """Whether its file was closed although it is watched; the number may be open again, as another file."""
+        if source.ring is not None or source.fd in self._always:
+            return not is_open(source.fd)
+        try:
+            self._epoll.modify(source.fd, select.EPOLLIN)  # changes nothing, but finds only the file that was added
+        except OSError:
+            return True
+        return False
+
+    def lost(self) -> list[Source]:
+        """Return all that are: what a break for nothing may come from."""
+        return [source for source in [*self._by_fd.values(), *self._rings.values()] if self.is_lost(source)]
 
     def close(self) -> None:
         """Close the epoll."""

@@ -210,6 +210,44 @@ def test_what_came_while_it_was_removed_is_reported_once_it_is_added_again(
         strategy.remove(file.fd)
 
 
+def test_what_was_added_again_after_it_was_reported_is_watched_once(
+    strategy: Strategy, file: File, neighbour: File
+) -> None:
+    strategy.add(file.fd)
+    strategy.add(neighbour.fd)
+    file.ring()
+    wait_for(strategy, file.fd)
+    strategy.remove(file.fd)
+    strategy.add(file.fd)
+    wait_for(strategy, file.fd)
+    os.close(file.fd)
+    for _ in range(3):
+        neighbour.ring()
+        wait_for(strategy, neighbour.fd)
+        neighbour.quiet()
+    strategy.remove(file.fd)
+    assert reported(strategy, neighbour) == set()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_was_removed_and_closed_is_gone_for_the_other_end_at_once(
+    strategy: Strategy, opened: ExitStack, neighbour: File, kind: str
+) -> None:
+    file = KINDS[kind](opened)
+    strategy.add(file.fd)
+    strategy.add(neighbour.fd)
+    file.ring()
+    wait_for(strategy, file.fd)
+    strategy.remove(file.fd)
+    strategy.add(file.fd)
+    file.quiet()
+    reported(strategy, neighbour)
+    strategy.remove(file.fd)
+    os.close(file.fd)
+    with pytest.raises(BrokenPipeError):
+        file.ring()
+
+
 def test_a_file_can_be_removed_after_it_was_closed(strategy: Strategy, file: File, neighbour: File) -> None:
     strategy.add(file.fd)
     strategy.add(neighbour.fd)

@@ -59,7 +59,7 @@ def bells() -> Iterator[tuple[Bell, Bell]]:
 
 def test_nothing_is_ready_of_nothing(ready_set: ReadySet) -> None:
     assert ready_set.ready() == []
-    assert ready_set.closed() == []
+    assert ready_set.lost() == []
 
 
 def test_ready_is_what_is_readable_for_as_long_as_it_is(ready_set: ReadySet, bells: tuple[Bell, Bell]) -> None:
@@ -118,7 +118,32 @@ def test_a_closed_file_is_named_and_the_others_are_not(ready_set: ReadySet, bell
     for bell in bells:
         ready_set.add(bell)
     bells[0].close()
-    assert ready_set.closed() == [bells[0]]
+    assert ready_set.lost() == [bells[0]]
+
+
+def test_a_file_is_lost_although_its_number_is_open_again_and_a_copy_lives_on(
+    ready_set: ReadySet, bells: tuple[Bell, Bell]
+) -> None:
+    for bell in bells:
+        ready_set.add(bell)
+    copy = os.dup(bells[0].fd)
+    assert ready_set.lost() == []
+    os.dup2(bells[1].fd, bells[0].fd, inheritable=False)
+    assert ready_set.lost() == [bells[0]]
+    assert bells[0] in ready_set
+    ready_set.remove(bells[0])
+    assert ready_set.lost() == []
+    assert bells[0] not in ready_set
+    assert bells[1] in ready_set
+    os.close(copy)
+
+
+def test_a_source_displaces_another_that_had_its_number(ready_set: ReadySet, bells: tuple[Bell, Bell]) -> None:
+    for bell in bells:
+        ready_set.add(bell)
+    assert ready_set.displaced_by(bells) == []
+    other = Source(bells[0].fd, "other")
+    assert ready_set.displaced_by([bells[1], other]) == [bells[0]]
 
 
 def test_a_number_that_comes_back_as_another_file_is_another_source(

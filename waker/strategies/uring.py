@@ -46,7 +46,8 @@ class Strategy:
         # What has completed by now may be long over: the Waker was held, and the Launcher has read it. Only a poll
         # that is armed now tells how things are now.
         for fd in self._fired + self._take():
-            if fd in self._poll_of:
+            # Armed already, if it was removed and added since: of two polls, a removal would find only one.
+            if fd in self._poll_of and self._poll_of[fd] not in self._fd_of:
                 self._arm(fd)
         self._ring.submit(wait_for=1)
         self._fired = self._take()
@@ -126,10 +127,11 @@ class Inline:
 
     def rearm(self, fds: set[int]) -> None:
         """Arm all of these again, in one system call."""
-        known = [fd for fd in fds if fd in self._poll_of]
-        for fd in known:
+        # One that was removed and added since is armed already: of two polls, a removal would find only one.
+        silent = [fd for fd in fds if fd in self._poll_of and self._poll_of[fd] not in self._fd_of]
+        for fd in silent:
             self._arm(fd)
-        if known:
+        if silent:
             self._ring.submit()
 
     def wait(self) -> None:
