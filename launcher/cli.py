@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, LabError, UsageError
+from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.command(args)
         sys.stdout.flush()
-    except LabError as error:
+    except (LabError, Interrupted) as error:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)

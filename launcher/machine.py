@@ -26,7 +26,7 @@ from shared.breaker import INLINE
 from shared.errors import UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.page import INTERRUPTS, IS_TRACING, Page
-from shared.trace import LAUNCHER_LANE, Trace
+from shared.trace import LAUNCHER_LANE, Stage, Trace
 
 MakeDevices = Callable[[GuestMemory, Page], Sequence[Device]]
 
@@ -63,10 +63,13 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         )
         closing.callback(vcpu.close)
         closing.callback(vcpu.breaker().close)
+        trace = Trace(page, LAUNCHER_LANE)
+        closing.callback(trace.close)
         ready = ReadySet(memory, page)
         closing.callback(ready.close)
 
         def interrupt(irq: int) -> None:
+            trace.stamp(Stage.INTERRUPT)
             page.words[INTERRUPTS] += 1
             vcpu.interrupt(irq)
 
@@ -75,8 +78,6 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         sources = [source for device in make_devices(memory, page) for source in table.add(device)]
         if stop is not None:
             sources.append(stop.source)
-        trace = Trace(page, LAUNCHER_LANE)
-        closing.callback(trace.close)
         wake = closing.enter_context(waker.start(config.waker, memory, page, vcpu.breaker(), sources))
         for source in sources:
             ready.add(source)
@@ -93,8 +94,7 @@ def _choose_breaker(engine: engines.Engine, waker_name: str, name: waker.WakerNa
     if name.breaker not in engine.breakers:
         raise UsageError(
             f"waker '{waker_name}' cannot work with engine {engine.name}, whose Guest is stopped by "
-            f"{' or '.join(kind for kind in engine.breakers if kind != INLINE)}; "
-            f"leave '+{name.breaker}' away, or take another engine"
+            f"{' or '.join(engine.breakers)}; leave '+{name.breaker}' away, or take another engine"
         )
     return name.breaker
 

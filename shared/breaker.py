@@ -25,13 +25,13 @@ import threading
 from typing import ClassVar, NamedTuple, Protocol
 
 from shared.errors import UsageError
-from shared.linux import tgkill
+from shared.linux import IS_WEAKLY_ORDERED, fence, tgkill
 from shared.page import BREAK, Page
 
 KICK_SIGNAL = signal.SIGUSR1
 
 INLINE = "inline"
-"""The kind of a breaker that is its own Waker (waker/places/inline.py); an engine that can be stopped so says it."""
+"""The kind of a breaker that is its own Waker (waker/places/inline.py): in none of the lists, no other can use it."""
 
 
 class BreakHandle(NamedTuple):
@@ -86,8 +86,16 @@ class _FlagFirst:
     def is_set(self) -> bool:
         return bool(self._words[BREAK])
 
+    def _set(self) -> None:
+        if IS_WEAKLY_ORDERED:
+            fence()  # the count of breaks before the flag
+        self._words[BREAK] = 1
+
     def clear(self) -> None:
         self._words[BREAK] = 0
+        # What the Launcher reads next (which break it answers) must not be older than this store: the Waker counts a
+        # break first and sets the flag second. Were the load early and the store late, that break would vanish.
+        fence()
 
 
 class SignalBreaker(_FlagFirst):
@@ -108,7 +116,7 @@ class SignalBreaker(_FlagFirst):
         return breaker
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         with contextlib.suppress(ProcessLookupError):  # the Launcher has gone; its Waker is about to hear of it
             tgkill(self._pid, self._tid, KICK_SIGNAL)
 
@@ -146,7 +154,7 @@ class EventfdBreaker(_FlagFirst):
         return cls(page, os.eventfd(0, os.EFD_CLOEXEC))
 
     def break_out(self) -> None:
-        self._words[BREAK] = 1
+        self._set()
         os.eventfd_write(self._fd, 1)
 
     def wait(self) -> None:

@@ -74,7 +74,7 @@ class GuestDied(LabError):  # noqa: N818 - an event
     """Say that the Guest crashed, with the reason it gave."""
 
 
-class Interrupted(LabError):  # noqa: N818 - an event
-    """Say that the user asked to stop."""
+class Interrupted(BaseException):
+    """Say that the user asked to stop. Not an Exception: a Guest in Python must not swallow it, or die of it."""
 
     exit_code = EXIT_INTERRUPTED

@@ -22,6 +22,8 @@ MAX_CHAIN_BYTES = 1 << 32
 NOTIFY_ON_EMPTY = 24
 RING_INDIRECT_DESC = 28
 RING_EVENT_IDX = 29
+RING_FEATURES = 1 << RING_INDIRECT_DESC | 1 << RING_EVENT_IDX
+"""What both halves here can do; a mask, unlike the bits above."""
 VERSION_1 = 32
 
 # Device status bits (VirtIO 1.3, 2.1). Writing 0 resets the device.

@@ -4,10 +4,10 @@ Its three verbs are the device node's. *Poll* asks whether any buffers have been
 and answers by comparing `used->idx`, read in the caller's own mapping of Guest memory, with the last index taken.
 *Read* takes the news. *Write* tells the other end that there are new buffers.
 
-The node's wait queue is an eventfd here, the doorbell: the other end rings it after it has published. It says "look
-again", never "there is news": whoever waits takes the ring of the bell first and looks at the ring second, so that
-a ring published in between is rung for again. The last index taken lives in the control page, where the Launcher
-writes it and the Waker reads it.
+The node's wait queue is a pipe here, the doorbell (a pipe, because every strategy can wait for one): the other end
+rings it after it has published. It says "look again", never "there is news": whoever waits takes the ring of the bell
+first and looks at the ring second, so that a ring published in between is rung for again. The last index taken lives
+in the control page, where the Launcher writes it and the Waker reads it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,25 @@ from shared.errors import SourceRefused
 from shared.memory import GuestMemory
 from shared.page import LOOKED_IDX, LOOKS, TAKEN_IDX, Page
 from shared.structs import VRING_SLOTS
+
+PIPE_SIZE = 65536
+"""What a pipe holds by default: one read empties it."""
+
+
+def ring_doorbell(doorbell: int) -> None:
+    """Say "look again", after publishing; a bell that is full of rings will be heard anyway."""
+    with contextlib.suppress(BlockingIOError):
+        os.write(doorbell, b"!")
+
+
+def _open_doorbell() -> int:
+    """Open a pipe as one fd for both its ends."""
+    reader, writer = os.pipe()
+    try:
+        return os.open(f"/proc/self/fd/{reader}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 class RingView(NamedTuple):
@@ -44,7 +63,7 @@ class RingView(NamedTuple):
     def answer_doorbell(self, doorbell: int, memory: GuestMemory, page: Page) -> None:
         """Take the bell's ring, then note what this process sees. The Waker calls it when the doorbell is ready."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(doorbell)
+            os.read(doorbell, PIPE_SIZE)
         page.words[LOOKED_IDX + self.slot] = memory.u16[self.used_idx_addr >> 1]
         page.words[LOOKS] += 1
 
@@ -57,8 +76,12 @@ class VringFd:
         self.view = RingView(used_idx_addr, slot)
         self.view.check(memory)
         self._word = TAKEN_IDX + slot
-        self.doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.doorbell = _open_doorbell()
+        try:
+            self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            os.close(self.doorbell)
+            raise
         page.words[self._word] = memory.u16[used_idx_addr >> 1]
 
     def fileno(self) -> int:
@@ -81,6 +104,6 @@ class VringFd:
         os.eventfd_write(self.kick, 1)
 
     def close(self) -> None:
-        """Close both eventfds."""
+        """Close the doorbell and the kick."""
         os.close(self.doorbell)
         os.close(self.kick)

@@ -134,7 +134,7 @@ class Waker:
 
     def _replace(self) -> None:
         """Start another Waker in place of the dead one, with the same watch set; one that dies of it, too."""
-        while True:
+        for _ in range(_MANY_DEATHS):
             now = monotonic()
             self._deaths.append(now)
             if len(self._deaths) == _MANY_DEATHS and now - self._deaths[0] < _CRASH_LOOP_S:
@@ -144,6 +144,7 @@ class Waker:
                 return self._begin_anew()
             except _DiedEarlyError:
                 continue
+        raise WakerError(f"{self.name}: the Waker died {_MANY_DEATHS} times in a row before it watched anything")
 
     def _start_again(self, new: list[Source]) -> None:
         """Fork again, for sources that the child cannot know."""

@@ -23,8 +23,8 @@ _PER_WATCHDOG = 200  # a watchdog is a thread: too dear for every ring
 
 _STIMULUS = """
 import os, random, sys
-ring, answer, count = map(int, sys.argv[1:])
-one = (1).to_bytes(8, "little")
+ring, answer, count, size = map(int, sys.argv[1:])
+one = (1).to_bytes(size, "little")
 for _ in range(count):
     for _ in range(random.randrange(2000)):
         pass
@@ -50,7 +50,7 @@ def endure(waker_name: str, engine_name: str, count: int, guest: str = "idle") -
         serve = rig.pulse.on_ready
         rig.pulse.on_ready = lambda source: serve(source) and bool(os.write(answered, b"!"))  # type: ignore[method-assign]
         start = monotonic()
-        with _stimulus(rig.pulse.writer(), answer, answered, count):
+        with _stimulus(rig.pulse.writer(), answer, answered, count, rig.pulse.ring_size):
             while rig.pulse.rung < count:
                 _serve_some(rig, min(count, rig.pulse.rung + _PER_WATCHDOG))
         return Endured(rig.pulse.rung, rig.breaks, rig.machine.page.words[SPURIOUS], monotonic() - start)
@@ -65,8 +65,8 @@ def _serve_some(rig: Rig, until: int) -> None:
 
 
 @contextmanager
-def _stimulus(ring: int, answer: int, answered: int, count: int) -> Iterator[None]:
-    argv = [sys.executable, "-S", "-c", _STIMULUS, str(ring), str(answer), str(count)]
+def _stimulus(ring: int, answer: int, answered: int, count: int, size: int) -> Iterator[None]:
+    argv = [sys.executable, "-S", "-c", _STIMULUS, str(ring), str(answer), str(count), str(size)]
     try:
         with subprocess.Popen(argv, pass_fds=(ring, answer)) as process:
             try:

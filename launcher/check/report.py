@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import NamedTuple
 
 import waker
@@ -14,7 +16,11 @@ from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
 from launcher.check.rules import RULES
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
 
+DEADLINE_S = 60  # several times what the slowest rule takes here
+
 PASS, FAIL, EXPECTED, SKIP = "pass", "fail", "expected", "skip"
+_STYLES = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
+_WIDE_ENOUGH = 105
 
 
 class Finding(NamedTuple):
@@ -41,7 +47,8 @@ def check(wakers: Sequence[str], engine_names: Sequence[str], rules: Sequence[st
 def try_rule(rule: str, waker_name: str, engine_name: str) -> tuple[str, str]:
     """Try one rule and return its outcome and the evidence."""
     try:
-        return PASS, RULES[rule](waker_name, engine_name)
+        with _deadline():
+            return PASS, RULES[rule](waker_name, engine_name)
     except ExpectedlyStale as stale:
         return EXPECTED, str(stale)
     except RuleSkipped as reason:
@@ -50,6 +57,22 @@ def try_rule(rule: str, waker_name: str, engine_name: str) -> tuple[str, str]:
         return FAIL, str(broken)
     except OSError as error:
         return FAIL, f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Raise `RuleBroken` in a rule that hangs: its own watchdog breaks the Guest with what may be broken itself."""
+
+    def give_up(_signo: int, _frame: FrameType | None) -> None:
+        raise RuleBroken(f"it hung for {DEADLINE_S} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(DEADLINE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def main(
@@ -68,10 +91,43 @@ def main(
         if rule not in RULES:
             raise UsageError(f"rule '{rule}' is not known; there are {', '.join(RULES)}")
     findings = check(wakers or waker.names(), engine_names or engines.names(), rules or list(RULES))
-    outcomes = _print_json(findings) if is_json else _print_table(findings)
+    with _interrupted_between_rules() as check_interrupt:
+        findings = _until(check_interrupt, findings)
+        outcomes = _print_json(findings) if is_json else _print_table(findings)
     if FAIL in outcomes:
         return EXIT_BROKEN_RULE
     return EXIT_FINE if outcomes - {SKIP} else EXIT_CANNOT_RUN_HERE
+
+
+@contextmanager
+def _interrupted_between_rules() -> Iterator[Callable[[], None]]:
+    """Let a rule end before ^C is heeded: in the middle of one, machines are half open. A second ^C is heeded at once.
+
+    What is yielded raises `KeyboardInterrupt` when it is time to.
+    """
+    count = 0
+
+    def note(_signo: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt
+
+    def heed() -> None:
+        if count:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _until(heed_interrupt: Callable[[], None], findings: Iterable[Finding]) -> Iterator[Finding]:
+    for finding in findings:
+        yield finding
+        heed_interrupt()
 
 
 def _print_json(findings: Iterable[Finding]) -> set[str]:
@@ -87,14 +143,13 @@ def _print_table(findings: Iterable[Finding]) -> set[str]:
 
     rows: dict[tuple[str, str], dict[str, Finding]] = {}
     progress = Console(stderr=True)
-    with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
-        try:
+    try:
+        with progress.status("checking …") if sys.stderr.isatty() else nullcontext():
             for finding in findings:
                 rows.setdefault((finding.engine, finding.waker), {})[finding.rule] = finding
-        except KeyboardInterrupt:
-            _print_rows(rows)  # what was found stays found
-            raise
-    return _print_rows(rows)
+    finally:
+        outcomes = _print_rows(rows)  # also after ^C: what was found stays found
+    return outcomes
 
 
 def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
@@ -102,17 +157,22 @@ def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
     from rich.table import Table
     from rich.text import Text
 
-    styles = {PASS: "green", FAIL: "bold red", EXPECTED: "yellow", SKIP: "dim"}
+    def _cell(outcome: str, is_narrow: bool) -> Text:
+        return Text(outcome[0] if is_narrow else outcome, _STYLES[outcome])
+
     rules = list(dict.fromkeys(rule for row in rows.values() for rule in row))
+    # Rows must stay rows: on a narrow terminal an outcome is one letter, and a pipe has no width at all.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    is_narrow = console.width < _WIDE_ENOUGH
     table = Table(box=None, pad_edge=False)
     for heading in ("engine", "waker", *rules):
         table.add_column(heading, no_wrap=True)
     for (engine_name, waker_name), row in rows.items():
-        cells = (Text(row[r].outcome, styles[row[r].outcome]) if r in row else "" for r in rules)
+        cells = (_cell(row[rule].outcome, is_narrow) if rule in row else Text("") for rule in rules)
         table.add_row(engine_name, waker_name, *cells)
-    # Rows must stay rows when the output is a pipe, which has no width.
-    console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+    if is_narrow:
+        console.print("p pass, f fail, e expected, s skip", style="dim")
     remarks = [f for row in rows.values() for f in row.values() if f.outcome != PASS]
     for reason, engine_name, waker_name, rule in _folded(remarks):
         console.print(f"{engine_name} {waker_name} {rule}: {reason}", highlight=False, markup=False, soft_wrap=True)

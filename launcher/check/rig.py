@@ -8,11 +8,12 @@ that holds depends on it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
+import waker
 from launcher.api import Broken
 from launcher.config import RunConfig
 from launcher.devices.pulse import Pulse
@@ -37,6 +38,10 @@ class ExpectedlyStale(Exception):  # noqa: N818 - an event
     """Say what a forked Waker saw instead of the ring: that was its nature, and is shown, not excused."""
 
 
+class ExpectedlyRestless(ExpectedlyStale):
+    """Say how often a Waker looked that never sleeps: that is what it is the yardstick for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rig:
     """One machine under test, in the calling thread."""
@@ -56,7 +61,10 @@ class Rig:
         """Run the Guest for a moment; raise `RuleBroken` when a Waker breaks it."""
         before = self.breaks
         if self.runs_into_break(QUIET_S) or self.breaks != before:
-            raise RuleBroken(f"{why}: the Guest was broken out {self.breaks - before} times")
+            times = self.breaks - before
+            raise RuleBroken(
+                f"{why}: the Guest was broken out " + (f"{times} times" if times else "by an earlier break")
+            )
 
     def runs_into_break(self, patience_s: float) -> bool:
         """Run the Guest and serve its first break; False when it was ours, because patience ended."""
@@ -78,11 +86,14 @@ class Rig:
 
     def wait_for_break(self, why: str) -> None:
         """Wait, outside the Guest, until a Waker has asked for a break."""
-        is_set = self.machine.loop.vcpu.breaker().is_set
+        self.wait_until(self.machine.loop.vcpu.breaker().is_set, f"{why}: no break was asked for")
+
+    def wait_until(self, holds: Callable[[], bool], otherwise: str) -> None:
+        """Wait, outside the Guest, until something holds; raise `RuleBroken` when it does not within our patience."""
         end = monotonic() + PATIENCE_S
-        while not is_set():
+        while not holds():
             if monotonic() > end:
-                raise RuleBroken(f"{why}: no break was asked for within {PATIENCE_S:.0f} s")
+                raise RuleBroken(f"{otherwise} within {PATIENCE_S:.0f} s")
 
     def ring_later(self, at: int = 0) -> None:
         """Ring from another thread, by when the Guest is most likely running, or asleep in its halt."""
@@ -121,7 +132,8 @@ class Rig:
 @contextmanager
 def open_rig(waker_name: str, engine_name: str, guest: str = "idle") -> Iterator[Rig]:
     """Open a machine with this Waker, this engine and this Guest, and close it again."""
-    pulse = Pulse(count=2)
+    # A kind of file that every strategy can watch: eventfds send no SIGIO.
+    pulse = Pulse(count=2, kind="pipe" if waker.parse(waker_name).strategy == "sigio" else "eventfd")
     made: list[VringDevice] = []
     config = RunConfig(image=guest, engine=engine_name, waker=waker_name, memory_mib=2)
     with open_machine(config, lambda memory, page: [pulse, *_keep(made, VringDevice(memory, page))]) as machine:

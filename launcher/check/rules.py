@@ -7,6 +7,7 @@ A rule raises `RuleBroken` when it does not hold, `RuleSkipped` when it cannot b
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -20,13 +21,16 @@ from time import monotonic
 import psutil
 
 import waker
-from launcher.check.rig import ExpectedlyStale, Rig, RuleBroken, RuleSkipped, open_rig
+from launcher.check.rig import ExpectedlyRestless, ExpectedlyStale, Rig, RuleBroken, RuleSkipped, open_rig
 from launcher.devices.peer import VringPeer
+from launcher.devices.pulse import Pulse
 from launcher.guests.idle import COUNTER
 from shared.driverqueue import DriverQueue
 from shared.errors import SourceRefused
 from shared.page import LOOKED_IDX, LOOKS, SPURIOUS, WAKES
 from shared.virtqueue import Virtqueue
+from shared.vring import ring_doorbell
+from waker import Source
 
 EARLY_BREAKS = 200
 DEATHS = 4
@@ -74,12 +78,14 @@ def w3_quiet(waker_name: str, engine: str) -> str:
         rig.expect_quiet("an fd that is not watched is ready")
         wakes, switches = words[WAKES], _switches(rig)
         rig.expect_quiet("nothing happens")
+        if waker.parse(waker_name).strategy == "spin":
+            raise ExpectedlyRestless(f"it never sleeps: looked {words[WAKES] - wakes} times while nothing happened")
         _expect(words[WAKES] == wakes, f"the strategy returned {words[WAKES] - wakes} times while nothing happened")
         moved = None if switches is None else (_switches(rig) or 0) - switches
         _expect(not moved, f"the Waker was scheduled {moved} times while nothing happened")
         rig.pulse.ring(1)
         rig.expect_break("its neighbour became ready")
-        return "no break, no return of the strategy, no context switch"
+        return "no break, no return of the strategy" + ("" if moved is None else ", no context switch")
 
 
 def w4_rewatch(waker_name: str, engine: str) -> str:
@@ -136,7 +142,7 @@ def w7_vring(waker_name: str, engine: str) -> str:
         counted = memory.view(COUNTER, 4).cast("I")
 
         looks = words[LOOKS]
-        os.eventfd_write(rig.vring.fd.doorbell, 1)
+        ring_doorbell(rig.vring.fd.doorbell)
         rig.expect_quiet("the doorbell rang, but the ring has no news")
         _expect(words[LOOKS] > looks, "the doorbell rang and the Waker did not look")
 
@@ -144,7 +150,11 @@ def w7_vring(waker_name: str, engine: str) -> str:
         fill("hello")
         idx = memory.u16[rig.vring.layout.used_idx >> 1]
         if waker.parse(waker_name).needs_private_memory:
-            rig.expect_quiet("a forked Waker was not expected to see the ring")
+            breaks = rig.breaks
+            # Outside the Guest: a Launcher that took the news would make the stale copy look like news.
+            rig.wait_until(lambda: words[LOOKS] > looks, "the doorbell rang and the Waker did not look")
+            rig.linger()
+            _expect(rig.breaks == breaks, "a forked Waker saw the ring: its memory is not private")
             seen = words[LOOKED_IDX]
             _expect(words[LOOKS] > looks and seen != idx, "a forked Waker is not stale: its memory is not private")
             raise ExpectedlyStale(f"stale: the doorbell rang, the Waker saw used.idx {seen}, memory has {idx}")
@@ -205,7 +215,11 @@ def w9_exit(waker_name: str, engine: str) -> str:
         if took_s <= GONE_WITHIN_S:
             break
     _expect(min(took_ms) <= GONE_WITHIN_S * 1e3, f"the Waker outlived its Launcher by {min(took_ms):.0f} ms")
-    _expect(_names_left() == before, f"left behind: {sorted(_names_left() - before)}")
+    # Another program's name may come and go; one of ours would stay.
+    end = monotonic() + GONE_WITHIN_S
+    while (left := _names_left() - before) and monotonic() < end:
+        pass
+    _expect(not left, f"left behind: {sorted(left)}")
     return f"all gone {min(took_ms):.1f} ms after SIGKILL, nothing left"
 
 
@@ -224,7 +238,6 @@ def w10_death(waker_name: str, engine: str) -> str:
                 rig.pulse.ring(turn % 2)
             while rig.pulse.rung <= turn:
                 rig.expect_break(f"ring {turn}, after death {turn + 1}")
-        held = None
         rig.pulse.ring(0)
         held = rig.leave("a ring before the last death")
         wake.kill()  # while it is held
@@ -241,17 +254,20 @@ def w11_many(waker_name: str, engine: str) -> str:
     """10,000 fds; what cannot take them refuses the one it cannot in one clear sentence, and goes on."""
     with _many_fds(), open_rig(waker_name, engine) as rig:
         loop, pulse = rig.machine.loop, rig.pulse
-        refusal, batch = "", 500
+        refusal, batch = "", 2500
         while len(pulse.sources) < MANY and not refusal:
-            sources = [pulse.open() for _ in range(batch)]
+            sources = _open_some(pulse, batch)
             rig.machine.table.adopt(pulse, sources)
             try:
                 loop.watch(sources)
             except SourceRefused as error:
                 for source in sources:
                     pulse.close_source(source)
-                # One at a time from here on, to see which one it is.
-                refusal, batch = ("", 1) if batch > 1 else (str(error), 1)
+                # Fewer and fewer at a time from here on, to see which one it is.
+                refusal, batch = ("", batch // 8 or 1) if batch > 1 else (str(error), 1)
+                continue
+            if len(sources) < batch:
+                break  # this process has as many files open as it may
         last = len(pulse.sources) - 1
         for at in (last, 0, last // 2):
             pulse.ring(at)
@@ -259,8 +275,12 @@ def w11_many(waker_name: str, engine: str) -> str:
         _expect(pulse.rung == 3, f"{pulse.rung} of 3 rings were served")
         if not refusal:
             return f"{len(pulse.sources)} fds watched, the first, the middle and the last of them wake"
-        _expect("FD_SETSIZE" in refusal, f"refused without a reason that says why: {refusal}")
-        _expect(last > FD_SETSIZE - 64, f"refused already after {last + 1}: {refusal}")
+        _expect(
+            "cannot watch fd" in refusal and "use another strategy" in refusal,
+            f"refused without saying which fd, why, and what to do: {refusal}",
+        )
+        highest = max(last, pulse.sources[last].fd)  # the Waker's own numbers are not known here
+        _expect(highest > FD_SETSIZE - 64, f"refused already after {last + 1}: {refusal}")
         return f"{len(pulse.sources)} fds watched, the next refused: {refusal}"
 
 
@@ -321,7 +341,7 @@ def _filler(rig: Rig) -> Iterator[Callable[[str], None]]:
         chain = queue.pop()
         assert chain is not None  # the rule has just offered it
         queue.push(chain, chain.write(text.encode()))
-        os.eventfd_write(vring.fd.doorbell, 1)
+        ring_doorbell(vring.fd.doorbell)
 
     yield fill
 
@@ -339,6 +359,18 @@ def _many_fds() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def _open_some(pulse: Pulse, count: int) -> list[Source]:
+    """Open `count` more sources, or as many as there is room for (some take two fds)."""
+    sources: list[Source] = []
+    try:
+        while len(sources) < count:
+            sources.append(pulse.open())
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    return sources
+
+
 def _names_left() -> set[str]:
     found = set()
     for folder in ("/dev/shm", "/dev/mqueue"):
@@ -349,7 +381,7 @@ def _names_left() -> set[str]:
 
 def _kill_a_launcher(waker_name: str, engine: str) -> float:
     """Run a Launcher, kill it while its Guest sleeps, and return after how many seconds its Waker was gone."""
-    argv = [sys.executable, "-m", "launcher", "run", "--engine", engine, "--waker", waker_name, "idle"]
+    argv = [sys.executable, "-P", "-m", "launcher", "run", "--engine", engine, "--waker", waker_name, "idle"]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     ) as launcher:

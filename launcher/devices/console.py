@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from shared.errors import Interrupted, LabError, RingError
-from shared.virtio import CONSOLE
+from shared.virtio import CONSOLE, RING_FEATURES
 from shared.virtqueue import Chain, Virtqueue
 from shared.vring_layout import VringLayout
 from waker import Source
@@ -31,6 +31,9 @@ _QUEUE_SIZE = 64
 # No more than this at a time goes out, so that one Guest buffer cannot block us for long (a pipe that is said to be
 # writable takes PIPE_BUF without blocking).
 _WRITE_SIZE = 4096
+# What is typed while the Guest gives no buffer is kept, as a terminal keeps it, and read all the same: a Guest that
+# hangs, or never starts its console, must not keep the user from getting out. Past that the terminal itself keeps it.
+_TYPED_AHEAD = 4096
 
 
 class Console:
@@ -39,7 +42,7 @@ class Console:
     name = "console"
     type_id = CONSOLE
     queue_sizes: tuple[int, ...] = (_QUEUE_SIZE, _QUEUE_SIZE)
-    features = 0
+    features = RING_FEATURES
     config = b""
 
     def __init__(self, input_fd: int = 0, output_fd: int = 1, stop_fd: int | None = None) -> None:
@@ -57,6 +60,7 @@ class Console:
         self._is_starved = False
         self._has_ended = False
         self._owes_eot = False
+        self._typed_ahead = bytearray()
         self._interrupts: deque[float] = deque(maxlen=_LET_ME_OUT)
         self._source = Source(input_fd, self.name)
         self._cooked = _make_raw(input_fd)
@@ -74,16 +78,17 @@ class Console:
         self._queues = queues
         queues[0].disable_notify()  # it is of interest only while we starve
         self._is_starved = False
-        self._hand_over_eot()
+        self._hand_over()
         return self._sources()
 
     def on_ready(self, source: Source) -> bool:
-        """Move what was typed into the Guest's next buffer; False when it has given none."""
-        chain = self._take_input_buffer()
-        if chain is None:
+        """Move what was typed into the Guest's next buffer; False when it has given none (a terminal is read on)."""
+        chain = None if self._typed_ahead else self._take_input_buffer()
+        room = _TYPED_AHEAD - len(self._typed_ahead) if chain is None else min(chain.writable_bytes, 65536)
+        if chain is None and (self._cooked is None or not room):
             return False
         try:
-            data = os.read(source.fd, min(chain.writable_bytes, 65536))
+            data = os.read(source.fd, room)
         except BlockingIOError:  # somebody else shares this file and was quicker
             self._spare = chain
             return True
@@ -94,7 +99,11 @@ class Console:
         self._watch_for_escape(data)
         if not data:
             self._has_ended = True
-        self._give(chain, data or EOT)
+        if chain is not None:
+            self._give(chain, data or EOT)
+        else:
+            self._owes_eot = self._has_ended
+            self._typed_ahead += data
         return not self._has_ended
 
     def on_notify(self, queue: int) -> Sequence[Source]:
@@ -106,7 +115,7 @@ class Console:
             return ()
         self._is_starved = False
         self._queues[0].disable_notify()
-        self._hand_over_eot()
+        self._hand_over()
         return self._sources()
 
     def lines(self) -> Sequence[int]:
@@ -149,7 +158,14 @@ class Console:
     def _give(self, chain: Chain, data: bytes) -> None:
         self._queues[0].push(chain, chain.write(data))
 
-    def _hand_over_eot(self) -> None:
+    def _hand_over(self) -> None:
+        """Give the Guest what was typed while it had no buffer, and the end after it."""
+        while self._typed_ahead and (chain := self._take_input_buffer()) is not None:
+            taken = chain.write(self._typed_ahead)
+            del self._typed_ahead[:taken]
+            self._queues[0].push(chain, taken)
+        if self._typed_ahead:
+            return
         if self._owes_eot and (chain := self._take_input_buffer()) is not None:
             self._owes_eot = False
             self._give(chain, EOT)

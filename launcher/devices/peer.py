@@ -15,7 +15,7 @@ from shared.child import forget_the_parent, spawn
 from shared.errors import LabError, WireError
 from shared.memory import Canary, GuestMemory
 from shared.virtqueue import Virtqueue
-from shared.vring import VringFd
+from shared.vring import VringFd, ring_doorbell
 from shared.vring_layout import VringLayout
 from shared.wire import Kind, Message, PeerGone, Wire
 
@@ -79,7 +79,7 @@ def live(socket_fd: int) -> int:
                     continue
                 queue.push(chain, chain.write(message.text.encode()))
                 if queue.needs_interrupt():
-                    os.eventfd_write(doorbell, 1)
+                    ring_doorbell(doorbell)
                 launcher.send(Kind.DONE)
         except PeerGone:
             raise

@@ -31,6 +31,8 @@ class Pulse:
         if kind not in KINDS:
             raise UsageError(f"pulse: kind '{kind}' is not known; there are {', '.join(KINDS)}")
         self._kind = kind
+        self.ring_size = 8 if kind == "eventfd" else 1
+        """How many bytes, the number 1 little-endian, make one ring."""
         self._writers: dict[Source, int] = {}
         self.sources: list[Source] = []
         self.is_serving = True

@@ -27,7 +27,6 @@ DEVICE_AREA_PAGES = 64
 MAX_IRQ = 223  # vectors 32 to 255
 
 _FEATURE_LEN = 4
-_RING_FEATURES = 1 << RING_INDIRECT_DESC | 1 << RING_EVENT_IDX
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ class DeviceTable:
         """
         rings = [self._place_ring(device, num) for num in device.queue_sizes]
         irqs = [self._take_irq(device) for _ in range(max(1, len(rings)))]
-        features = device.features | (_RING_FEATURES if rings else 0)
+        features = device.features
         desc = DeviceDesc(device.type_id, len(rings), _FEATURE_LEN, len(device.config), 0)
         configs = [VqConfig(ring.num, irq, ring.desc // PAGE_SIZE) for ring, irq in zip(rings, irqs, strict=False)]
         entry = b"".join(
@@ -138,9 +137,9 @@ class DeviceTable:
         status = self._memory.at(DeviceDesc, slot.desc_addr).status
         if status == 0:
             slot.queues = []
-            device.reset()
             for ring in slot.rings:
                 ring.zero(self._memory)
+            device.reset()  # after: what it reads of its rings is how they begin
             self._memory.view(slot.acked_addr, _FEATURE_LEN)[:] = bytes(_FEATURE_LEN)
             return ()
         if status & FAILED:

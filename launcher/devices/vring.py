@@ -2,7 +2,7 @@
 
 The Launcher copies nothing and sees no buffer. The other end (launcher/devices/peer.py; in 2008 the host's tap) was
 passed the memory, fills the Guest's buffers in place and rings the doorbell; when the Waker breaks the Guest for it,
-all there is to do is the interrupt.
+all there is to do is the interrupt. A Guest that resets the device ends the other end's service: start another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class VringDevice:
 
     name = "vring"
     type_id = VRING
-    features = 0
+    features = 0  # the other end is not told what the Guest would have acknowledged
     config = b""
 
     def __init__(self, memory: GuestMemory, page: Page, num: int = 64, slot: int = 0) -> None:

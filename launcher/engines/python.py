@@ -21,11 +21,11 @@ from enum import Enum
 from typing import NamedTuple, NoReturn
 
 from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
-from shared.breaker import INLINE, Breaker, EventfdBreaker, SignalBreaker
+from shared.breaker import Breaker, EventfdBreaker, SignalBreaker
 from shared.errors import LabError
 from shared.memory import GuestMemory
 
-BREAKERS: tuple[str, ...] = (EventfdBreaker.kind, SignalBreaker.kind, INLINE)
+BREAKERS: tuple[str, ...] = (EventfdBreaker.kind, SignalBreaker.kind)
 """What can stop this engine, its default first."""
 
 

@@ -14,10 +14,8 @@ from launcher.engines.python import Cpu, Irqs, panic
 from shared.driverqueue import DriverQueue
 from shared.memory import PAGE_SIZE
 from shared.structs import DeviceDesc, VqConfig
-from shared.virtio import ACKNOWLEDGE, DRIVER, DRIVER_OK, RING_EVENT_IDX, RING_INDIRECT_DESC
+from shared.virtio import ACKNOWLEDGE, DRIVER, DRIVER_OK, RING_EVENT_IDX, RING_FEATURES, RING_INDIRECT_DESC
 from shared.vring_layout import VringLayout
-
-RING_FEATURES = 1 << RING_EVENT_IDX | 1 << RING_INDIRECT_DESC
 
 
 class FoundDevice(NamedTuple):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import waker
+from launcher import engines
 from tests.support.sessions import (
     LAUNCHER,
     PAIRS,
@@ -80,6 +81,36 @@ def test_the_terminal_is_put_back_after_three_ctrl_c(waker_name: str, engine: st
         at.type(CTRL_C * 3)
         assert at.finish() == 130
         assert at.sentence() == "stopped by three ^C within a second"
+
+
+@pytest.mark.parametrize("engine", engines.names())
+@pytest.mark.parametrize("guest", ["idle", "spin"])
+def test_three_ctrl_c_leave_a_guest_that_takes_no_input(engine: str, guest: str) -> None:
+    skip_unless_it_runs("thread/select", engine)
+    with session(*arguments("thread/select", engine, guest)) as at:
+        at.wait_until_it_runs()
+        at.type(CTRL_C * 3)
+        assert at.finish() == 130
+
+
+GUESTS_THAT_NEVER_YIELD = {
+    "computes": "def run(cpu):\n    while True: pass\n    yield\n",
+    "swallows": (
+        "def run(cpu):\n    while True:\n        try:\n            while True: pass\n"
+        "        except Exception: pass\n    yield\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", GUESTS_THAT_NEVER_YIELD.values(), ids=GUESTS_THAT_NEVER_YIELD)
+def test_a_second_signal_ends_a_guest_in_python_that_never_yields(code: str, tmp_path: Path) -> None:
+    guest = tmp_path / "guest.py"
+    guest.write_text(code)
+    with session("run", "--waker", "process/select", str(guest)) as at:
+        at.wait_until_it_runs()
+        at.process.send_signal(signal.SIGTERM)
+        at.process.send_signal(signal.SIGINT)
+        assert at.finish() == 130
 
 
 @every_pair

@@ -253,14 +253,12 @@ class KickOnly:
     """The Waker's end of a breaker that forgets the flag; the watchdog's still works."""
 
     def __init__(self, breaker: Breaker) -> None:
-        assert isinstance(breaker, EventfdBreaker)
-        self._breaker = breaker
+        fd = breaker.handle().fd
+        assert fd is not None
+        self._fd = fd
 
     def break_out(self) -> None:
-        was_set = self._breaker.is_set()
-        self._breaker.break_out()
-        if not was_set:
-            self._breaker.clear()
+        os.eventfd_write(self._fd, 1)
 
 
 def serve_with_kicks_only(channel: Channel, watched: WatchSet, breaker: Breaker, page: Page) -> None:

@@ -30,7 +30,7 @@ class Recorder:
         self.name = name
         self.type_id = CONSOLE
         self.queue_sizes = queues
-        self.features = 0b101
+        self.features = (RING_FEATURES if queues else 0) | 0b101
         self.config = config
         self.source = Source(-1, name)
         self.rings: Sequence[VringLayout] = ()

@@ -100,7 +100,10 @@ class ProcessPlace:
             closing.callback(os.close, memory_fd)
             fds = [memory_fd, setup.page.fileno()] + ([handle.fd] if handle.fd is not None else [])
             self._wire.send(Kind.HELLO, [*canary, handle.pid, handle.tid], f"{setup.strategy} {handle.kind}", fds)
-            self._expect(Kind.READY)
+            ready = self._wire.receive()
+            ready.close_fds()
+            if ready.kind is not Kind.READY:
+                raise WakerError(f"{self._name}: {ready.text or ready.kind.name}")
 
     def change(self, command: Watch | Unwatch) -> str | None:
         if isinstance(command, Watch):
@@ -113,7 +116,7 @@ class ProcessPlace:
             return None
         for at in range(0, len(command.tokens), 4096):
             self._wire.send(Kind.UNWATCH, [command.generation, *command.tokens[at : at + 4096]])
-            self._expect(Kind.DONE)
+            self._answer(command.generation)
         return None
 
     def _watch(self, command: Watch) -> str | None:
@@ -122,8 +125,7 @@ class ProcessPlace:
             numbers += (token, *(source.ring or (_NO_RING, 0)))
         names = "\0".join(source.name for _, source in command.sources)
         self._wire.send(Kind.WATCH, numbers, names, [source.fd for _, source in command.sources])
-        answer = self._wire.receive()
-        return None if answer.kind is Kind.DONE else answer.text
+        return self._answer(command.generation)
 
     def release(self, upto: int) -> None:
         self._wire.send(Kind.RELEASE, [upto])
@@ -137,11 +139,13 @@ class ProcessPlace:
     def stop(self) -> None:
         self._child.end(hang_up=self._wire.close)
 
-    def _expect(self, kind: Kind) -> None:
+    def _answer(self, generation: int) -> str | None:
+        """Wait for the answer to the change of this generation: None, or why it is refused."""
         answer = self._wire.receive()
         answer.close_fds()
-        if answer.kind is not kind:
-            raise WakerError(f"{self._name}: {answer.text or answer.kind.name}")
+        if answer.kind not in (Kind.DONE, Kind.REFUSED) or answer.numbers != (generation,):
+            raise WakerError(f"{self._name}: answered change {generation} with {answer.kind.name} {answer.numbers}")
+        return None if answer.kind is Kind.DONE else answer.text
 
 
 def live_as_process(socket_fd: int) -> int:

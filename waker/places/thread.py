@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
 
-from shared.errors import LabError, SourceRefused
+from shared.errors import LabError, SourceRefused, WakerError
 from shared.wire import PeerGone
 from waker.api import Channel, Command, Release, Setup, Unwatch, Watch
 from waker.places.child import do_nothing
@@ -56,7 +56,12 @@ class ThreadPlace:
         self._has_ended = False
         self.pid = os.getpid()
         self._thread = threading.Thread(target=self._live, args=(setup,), name=f"thread/{setup.strategy}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._snapped)
+            os.close(self._snap)
+            raise WakerError(f"thread/{setup.strategy}: {error}") from error
         try:
             refusal = self._answer()
             if refusal is not None:

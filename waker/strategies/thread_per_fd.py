@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import threading
 from queue import Empty, SimpleQueue
 
+from shared.errors import SourceRefused
+
 _STACK_SIZE = 64 * 1024
+_MAX_THREADS = 1024  # a choice: ten thousand threads start, but take seconds to do so, and to end
 
 
 def missing() -> str | None:
@@ -24,7 +28,11 @@ class _Watcher:
         self.is_wanted = True
         self._seen = seen
         self._own = os.dup(fd)  # the number may be closed and come back while the thread sleeps on it
-        self._turn, self._end = os.pipe()
+        try:
+            self._end = os.eventfd(0, os.EFD_CLOEXEC)
+        except BaseException:
+            os.close(self._own)
+            raise
         self._poll = select.poll()
         self._poll.register(self._own, select.POLLIN)
         self._armed = threading.Semaphore(1)
@@ -34,7 +42,7 @@ class _Watcher:
     def _look(self) -> None:
         poll = select.poll()
         poll.register(self._own, select.POLLIN)
-        poll.register(self._turn, select.POLLIN)
+        poll.register(self._end, select.POLLIN)
         while True:
             self._armed.acquire()
             poll.poll()
@@ -53,10 +61,10 @@ class _Watcher:
     def end(self) -> None:
         """End the thread, and wait for it."""
         self.is_wanted = False
-        os.close(self._end)
+        os.eventfd_write(self._end, 1)
         self._armed.release()
         self._thread.join()
-        os.close(self._turn)
+        os.close(self._end)
         os.close(self._own)
 
 
@@ -71,11 +79,22 @@ class Strategy:
     def add(self, fd: int) -> None:
         """Start a thread that looks at `fd`; raise `OSError` when no more can be started."""
         self.remove(fd)
+        if len(self._watchers) == _MAX_THREADS:
+            raise SourceRefused(
+                f"thread_per_fd cannot watch fd {fd}, it has {_MAX_THREADS} threads already; use another strategy"
+            )
         before = threading.stack_size(_STACK_SIZE)
         try:
             self._watchers[fd] = _Watcher(fd, self._seen)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise SourceRefused(
+                f"thread_per_fd cannot watch fd {fd}, it needs two more and RLIMIT_NOFILE is reached; "
+                "use another strategy"
+            ) from error
         except RuntimeError as error:  # "can't start new thread"
-            raise OSError(f"no thread for fd {fd} can be started: {error}") from error
+            raise SourceRefused(f"thread_per_fd cannot watch fd {fd}: {error}; use another strategy") from error
         finally:
             threading.stack_size(before)
 
