@@ -48,17 +48,17 @@ class Loop:
     def run_once(self) -> Exit:
         """Run the Guest until it leaves once, and do what that asks for."""
         exit_ = self.vcpu.run()
-        match exit_:
-            case Broken():
+        if isinstance(exit_, Broken):
+            if self.trace.is_on:
                 self.trace.stamp(Stage.LEFT)
-                self.vcpu.breaker().clear()
-                held = self.waker.held()
-                self.page.words[TAKEN] += 1
-                self._service()
-                self.waker.release(held)
-            case Notify(addr):
-                self.page.words[NOTIFIES] += 1
-                self.watch(self.table.notify(addr))
+            self.vcpu.breaker().clear()
+            held = self.waker.held()
+            self.page.words[TAKEN] += 1
+            self._service()
+            self.waker.release(held)
+        elif isinstance(exit_, Notify):
+            self.page.words[NOTIFIES] += 1
+            self.watch(self.table.notify(exit_.addr))
         return exit_
 
     def watch(self, sources: Sequence[Source]) -> None:
@@ -87,7 +87,8 @@ class Loop:
                 self.unwatch([source])
         if ready:
             self.page.words[SERVICED] += len(ready)
-            self.trace.stamp(Stage.SERVICED)
+            if self.trace.is_on:
+                self.trace.stamp(Stage.SERVICED)
         else:
             # A file that was closed while it was watched may still be open, and ready, in the Waker: it would
             # break the Guest for ever.

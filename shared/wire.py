@@ -26,6 +26,7 @@ MAX_FDS = 253  # what the kernel takes in one SCM_RIGHTS (SCM_MAX_FD)
 _MAGIC = b"lgwk"
 # magic, version, kind, fds, numbers, bytes of text
 _HEADER = struct.Struct("<4sBBHHI")
+_LOSSES = socket.MSG_TRUNC | socket.MSG_CTRUNC
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
 
 
@@ -40,6 +41,12 @@ class Kind(IntEnum):
     REFUSED = 6  # back: this generation is not, and why
     RELEASE = 7  # Launcher to Waker: up to this break, all is serviced
     FILL = 8  # Launcher to a vring peer: put this text into the next buffer
+
+
+# Each wake-up ends with a release, so it is read the short way: exactly this header, then one number.
+_NUMBER = struct.Struct("<Q")
+_RELEASE = _HEADER.pack(_MAGIC, VERSION, Kind.RELEASE, 0, 1, 0)
+_RELEASE_SIZE = len(_RELEASE) + _NUMBER.size
 
 
 class Message(NamedTuple):
@@ -64,6 +71,9 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        # A fresh buffer for each message would cost more than the message.
+        self._packet = bytearray(MAX_PACKET)
+        self._buffers = [self._packet]
 
     @classmethod
     def pair(cls) -> tuple[Wire, socket.socket]:
@@ -109,9 +119,12 @@ class Wire:
     def receive(self) -> Message:
         """Wait for one message; raise `PeerGone` at the end of file, `WireError` for what is no message."""
         try:
-            packet, ancillary, flags, _ = self._socket.recvmsg(MAX_PACKET, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, flags, _ = self._socket.recvmsg_into(self._buffers, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as error:
             raise PeerGone("wire: the other side died with messages unread") from error
+        if size == _RELEASE_SIZE and not ancillary and not flags & _LOSSES and self._packet.startswith(_RELEASE):
+            return Message(Kind.RELEASE, _NUMBER.unpack_from(self._packet, _HEADER.size))
+        packet = bytes(memoryview(self._packet)[:size])
         fds = _fds(ancillary)
         try:
             if not packet and not fds:

@@ -24,24 +24,28 @@ from waker.watchset import WatchSet
 def serve(channel: Channel, watched: WatchSet, breaker: Breaker, page: Page) -> None:
     """Wake the Launcher until it is gone; returns when the channel ends."""
     trace = Trace(page, WAKER_LANE)
-    breaks = page.words[BREAKS]  # goes on where a Waker that died left off
+    words, commands, is_tracing = page.words, channel.fileno(), trace.is_on
+    breaks = words[BREAKS]  # goes on where a Waker that died left off
     try:
         while True:
             if not watched.has_news():  # a ring is level-triggered, like an fd: look before sleeping
                 ready = watched.wait()
-                if channel.fileno() in ready:
+                if commands in ready:
                     _obey(channel, watched)
                     continue
                 if not watched.is_ready(ready):
                     continue
-            trace.stamp(Stage.SEEN)
+            if is_tracing:
+                trace.stamp(Stage.SEEN)
             breaks += 1
-            page.words[BREAKS] = breaks
-            trace.stamp(Stage.BREAK)
+            words[BREAKS] = breaks
+            if is_tracing:
+                trace.stamp(Stage.BREAK)
             breaker.break_out()
             while _obey(channel, watched) < breaks:
                 pass  # held
-            trace.stamp(Stage.RELEASED)
+            if is_tracing:
+                trace.stamp(Stage.RELEASED)
     except PeerGone:
         return  # the Launcher has gone; go too
     finally:

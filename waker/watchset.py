@@ -19,7 +19,7 @@ class WatchSet:
     def __init__(self, strategy: FdSet, memory: GuestMemory, page: Page, *, owns_fds: bool = False) -> None:
         """Keep books for `strategy`; with `owns_fds`, an fd is closed when it is no longer watched."""
         self._strategy = strategy
-        self._memory, self._page = memory, page
+        self._memory, self._page, self._words = memory, page, page.words
         self._owns_fds = owns_fds
         self._by_token: dict[int, Source] = {}
         self._by_fd: dict[int, Source] = {}
@@ -67,7 +67,7 @@ class WatchSet:
     def wait(self) -> set[int]:
         """Sleep until the strategy says that something is ready; not for inline ones, whose caller sleeps elsewhere."""
         ready = cast("Strategy", self._strategy).wait()
-        self._page.words[WAKES] += 1
+        self._words[WAKES] += 1
         return ready
 
     def is_ready(self, ready: set[int]) -> bool:
@@ -88,6 +88,8 @@ class WatchSet:
 
     def has_news(self) -> bool:
         """Whether a ring has news, seen through this process' own mapping."""
+        if not self._rings:  # asked twice a wake-up, and a generator over nothing costs more than the rest of it
+            return False
         return any(source.ring and source.ring.has_news(self._memory, self._page) for source in self._rings)
 
     def forget(self) -> None:

@@ -47,6 +47,7 @@ REASON_LIMIT = 256
 """How many characters of a crash reason are shown."""
 
 _NO_IRQS: Irqs = frozenset()
+_BROKEN = Broken()
 # A Guest that leaves by sys.exit() must not take its Launcher, and the exit code, along.
 _GUEST_FAULTS = (Exception, SystemExit, GeneratorExit)
 
@@ -96,7 +97,7 @@ class PythonVcpu:
                 return Died(
                     _shown(f"it yielded {wanted!r}, but a Guest yields HALT, COMPUTE, Notify(addr) or Shutdown()")
                 )
-        return Broken()
+        return _BROKEN
 
     def _step(self) -> Exit | Step:
         """Run one instruction: to the Guest's next yield."""

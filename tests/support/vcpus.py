@@ -80,6 +80,6 @@ def open_bench(engine_name: str, guest: str, kind: str | None = None) -> Iterato
         memory = closing.enter_context(GuestMemory.create(RAM + DEVICE_AREA_PAGES * PAGE_SIZE))
         breaker = breakers.create(kind or engine.breakers[0], page)
         closing.callback(breaker.close)
-        vcpu = engine.open(guest, memory, RAM, breaker)
+        vcpu = engine.open(guest, memory, RAM, lambda flag: breaker)
         closing.callback(vcpu.close)
         yield Bench(vcpu, breaker, memory, page)

@@ -96,7 +96,9 @@ def test_strategies_know_nobody_but_the_seam() -> None:
         if path.name == "__init__.py":
             continue
         known = {name for name in imports_of(path) if top(name) in FLOORS and is_module(name)}
-        assert known <= {"shared.errors", "shared.linux", "waker.api"}, path
+        # A variation of a strategy may stand on it.
+        known = {name for name in known if not name.startswith("waker.strategies")} - {"shared", "waker"}
+        assert known <= {"shared.errors", "shared.linux", "shared.uring", "shared.breaker", "waker.api"}, path
 
 
 def test_nobody_below_the_tests_imports_tests_or_scripts() -> None:

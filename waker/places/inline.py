@@ -25,7 +25,7 @@ from waker.watchset import WatchSet
 
 
 class InlineWaker:
-    """No process and no thread: the kernel stops the vCPU."""
+    """Nobody waits: the kernel stops the vCPU's thread."""
 
     kind: ClassVar[str] = INLINE
 

@@ -1,4 +1,4 @@
-"""epoll(7), level-triggered: the kernel keeps the set, so that a wait costs what is ready and not what is watched."""
+"""epoll(7), level-triggered: the kernel keeps the set; a wait costs what is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""epoll(7) with EPOLLONESHOT: one that fired is silent until it is armed again, as threads that share a set need it."""
+"""epoll(7) with EPOLLONESHOT: one that fired is silent until it is armed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""poll(2): like select, but the set is a list of numbers, so that any fd will do; still O(n) at every wait."""
+"""poll(2): like select, but any fd will do; still O(n) at every wait."""
 
 from __future__ import annotations
 

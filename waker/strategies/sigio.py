@@ -1,4 +1,4 @@
-"""O_ASYNC: the kernel sends a signal to the vCPU's thread when a file becomes ready; nobody waits.
+"""O_ASYNC: the kernel signals the vCPU's thread when a file becomes ready.
 
 F_SETSIG makes it the kick signal and F_SETOWN_EX sends it to the one thread, so that it ends KVM_RUN, or a sleep,
 as a Waker's kick would. It comes once for each *change*, so what is left unread has to be looked for: that is one

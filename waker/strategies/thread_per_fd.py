@@ -1,4 +1,4 @@
-"""A thread sleeps on each fd: what lguest's Launcher came to in the end, for devices instead of a Waker."""
+"""A thread sleeps on each fd: what lguest's Launcher came to in the end."""
 
 from __future__ import annotations
 

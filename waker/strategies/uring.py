@@ -1,4 +1,6 @@
-"""io_uring: a poll request for each fd, armed again in the call that sleeps; or inline, where the kernel is the Waker.
+"""io_uring: one poll request for each fd; inline, the kernel itself is the Waker.
+
+In a loop, what fired is armed again in the same call that sleeps.
 
 Inline, each poll is linked to a read of one byte, 1, into the byte that ends the vCPU's next run. The poll completes
 in the vCPU's own thread: it leaves KVM_RUN, or its sleep, to run the completion; and if it was about to enter, the

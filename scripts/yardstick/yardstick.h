@@ -1,0 +1,125 @@
+/* What the programs here share: rings, what is written down about them, and how an arm begins and ends.
+ *
+ * An arm is started with the read end of a pipe, which a stimulus rings, and a shared file in which it notes each
+ * ring as soon as it has read it: whoever measures counts there what was lost, also when the arm hangs.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct ring { /* down the pipe; times are CLOCK_MONOTONIC */
+    uint64_t sent_ns; /* taken immediately before the write */
+    uint64_t intended_ns;
+};
+
+struct sample { /* in the shared file */
+    struct ring ring;
+    uint64_t read_ns; /* taken immediately after the read */
+};
+
+struct record {
+    uint64_t count;
+    struct sample samples[];
+};
+
+struct arm {
+    int pipe;
+    unsigned samples, idle_fds;
+    struct record *record;
+};
+
+static inline void die(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static inline void must(int ok, const char *what)
+{
+    if (!ok)
+        die(what);
+}
+
+static inline uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+
+/* PROGRAM PIPE_FD RECORD_FD SAMPLES IDLE_FDS: the second is what `samples` are written to, the last is how many files
+ * at which nothing ever happens are watched besides the pipe. */
+static inline struct arm arm_from(int argc, char **argv)
+{
+    if (argc != 5) {
+        fprintf(stderr, "usage: %s PIPE_FD RECORD_FD SAMPLES IDLE_FDS; scripts/latency starts this\n", argv[0]);
+        exit(2);
+    }
+    struct arm arm = {.pipe = atoi(argv[1]), .samples = atoi(argv[3]), .idle_fds = atoi(argv[4])};
+    size_t size = sizeof(struct record) + arm.samples * sizeof(struct sample);
+    arm.record = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
+    must(arm.record != MAP_FAILED, "mmap");
+    return arm;
+}
+
+static inline int is_done(const struct arm *arm)
+{
+    return arm->record->count >= arm->samples;
+}
+
+/* Serve the device: read what was rung, and note when. A late or mistaken wake finds nothing to read. */
+static inline void take_rings(const struct arm *arm)
+{
+    struct ring rings[64];
+    ssize_t got = read(arm->pipe, rings, sizeof(rings));
+    uint64_t read_ns = now_ns();
+    must(got >= 0 || errno == EAGAIN, "read of the pipe");
+    for (ssize_t at = 0; at < got / (ssize_t)sizeof(rings[0]) && !is_done(arm); at++)
+        arm->record->samples[arm->record->count++] = (struct sample){rings[at], read_ns};
+}
+
+/* Add the idle files to a set for select(); return the highest fd. Whoever waits opens them. */
+static inline int add_idle_fds(const struct arm *arm, fd_set *watched, int highest)
+{
+    for (unsigned at = 0; at < arm->idle_fds; at++) {
+        int fd = eventfd(0, EFD_CLOEXEC);
+        must(fd >= 0, "eventfd");
+        if (fd >= FD_SETSIZE) {
+            fprintf(stderr, "select cannot watch fd %d, its sets end at FD_SETSIZE (%d)\n", fd, FD_SETSIZE);
+            exit(3);
+        }
+        FD_SET(fd, watched);
+        highest = fd > highest ? fd : highest;
+    }
+    return highest;
+}
+
+/* Let whoever measures start the stimulus. */
+static inline void say_ready(void)
+{
+    must(write(STDOUT_FILENO, "r", 1) == 1, "write");
+}
+
+/* Stay until whoever measures has read our CPU time. */
+static inline void say_done(void)
+{
+    char byte;
+    must(write(STDOUT_FILENO, "d", 1) == 1, "write");
+    while (read(STDIN_FILENO, &byte, 1) > 0)
+        ;
+}
