@@ -49,12 +49,9 @@ class ReadySet:
             self._discard(source.fd)
 
     def ready(self) -> list[Source]:
-        """Return what is ready now."""
+        """Return what is ready now; one that `is_lost` may be among it, for as long as a Waker has a copy."""
         by_fd = self._by_fd
-        reported = [by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in by_fd]
-        # A file that was closed without a word, and lives on in a Waker, is reported under a number that may be
-        # another file's by now: nobody is to read from that one. (0.5 us each, where a wake-up takes 50.)
-        ready = [source for source in reported if not self.is_lost(source)]
+        ready = [by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in by_fd]
         if self._always:
             ready += self._always.values()
         if self._rings:  # a generator over nothing costs as much as the system call above

@@ -17,9 +17,8 @@ Some breaks for nothing the design allows, each once, and the model counts them 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,7 +31,7 @@ from launcher.api import Broken
 from launcher.check.rig import Rig, open_rig
 from shared.page import BREAKS, SPURIOUS
 from shared.vring import ring_doorbell
-from tests.support.fds import no_new_fds
+from tests.support.fds import no_new_fds, plugged_below
 from tests.support.rescue import rescue
 from waker import Source
 from waker.api import Place
@@ -44,16 +43,6 @@ MOST_DEATHS = 4  # in one example: a new process takes its time, and many deaths
 ON_KVM = list({waker.parse(name).place: name for name in waker.names() if waker.why_not(name) is None}.values())
 PAIRS = [pytest.param(name, "python", id=f"python-{name}") for name in waker.names()]
 PAIRS += [pytest.param(name, "kvm", id=f"kvm-{name}", marks=pytest.mark.kvm) for name in ON_KVM]
-
-
-@contextmanager
-def plugged_below(number: int) -> Iterator[None]:
-    """Have no number below this one free, so that it is the next to be given out."""
-    with ExitStack() as plugs:
-        while (plug := os.eventfd(0, os.EFD_CLOEXEC)) < number:
-            plugs.callback(os.close, plug)
-        os.close(plug)
-        yield
 
 
 def settings_for(name: str) -> settings:
