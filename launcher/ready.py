@@ -7,7 +7,6 @@ an epoll of its own, so that a look costs what is ready and not what is watched.
 
 from __future__ import annotations
 
-import contextlib
 import select
 from collections.abc import Sequence
 
@@ -50,7 +49,7 @@ class ReadySet:
             self._discard(source.fd)
 
     def ready(self) -> list[Source]:
-        """Return what is ready now."""
+        """Return what is ready now; one that `is_lost` may be among it, for as long as a Waker has a copy."""
         by_fd = self._by_fd
         ready = [by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in by_fd]
         if self._always:
@@ -94,9 +93,11 @@ class ReadySet:
             self._epoll.unregister(fd)
         except OSError:
             # The number is closed, or another file by now. The file itself may live on, in the Waker's process; epoll
-            # would go on reporting it under this number, with no way left to take it out: begin a new set.
+            # would go on reporting it under this number, with no way left to take it out: begin a new set. Others may
+            # be lost, too, and what has their numbers now is not to be looked at.
+            known = [source.fd for source in self._by_fd.values() if not self.is_lost(source)]
             self._epoll.close()
             self._epoll = select.epoll()
-            for known in self._by_fd.keys() - self._always.keys():
-                with contextlib.suppress(OSError):
-                    self._epoll.register(known, select.EPOLLIN)
+            for number in known:
+                if number not in self._always:
+                    self._epoll.register(number, select.EPOLLIN)

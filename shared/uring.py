@@ -16,6 +16,7 @@ import ctypes
 import errno
 import mmap
 import os
+import socket
 from ctypes import c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 from struct import Struct
 from typing import NamedTuple
@@ -35,7 +36,7 @@ _SQ_CQ_OVERFLOW = 1 << 1
 
 _OP_POLL_ADD = 6
 _OP_POLL_REMOVE = 7
-_OP_READ = 22
+_OP_RECV = 27
 
 LINK = 1 << 2  # IOSQE_IO_LINK: the next request starts when this one has succeeded
 SKIP_SUCCESS = 1 << 6  # IOSQE_CQE_SKIP_SUCCESS: say something only when it fails
@@ -158,9 +159,13 @@ class Ring:
         """Queue one poll of `fd`: it completes once, at once if `events` are there already (so: level-triggered)."""
         self._queue(_OP_POLL_ADD, flags, fd, 0, 0, 0, events, user_data)
 
-    def read(self, fd: int, addr: int, length: int, user_data: int, flags: int = 0) -> None:
-        """Queue a read of `length` bytes from the beginning of `fd` to the host address `addr`."""
-        self._queue(_OP_READ, flags, fd, 0, addr, length, 0, user_data)
+    def peek(self, sock: int, addr: int, length: int, user_data: int, flags: int = 0) -> None:
+        """Queue a copy of the first `length` bytes waiting in a socket to the host address `addr`; they stay there.
+
+        A socket answers at once, in the thread that asks. A read of a file that cannot be asked not to wait (a memfd)
+        is given to a worker thread of the kernel, and is done some time later.
+        """
+        self._queue(_OP_RECV, flags, sock, 0, addr, length, socket.MSG_PEEK, user_data)
 
     def poll_remove(self, target: int, user_data: int) -> None:
         """Queue the end of the poll whose user data is `target`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -21,3 +22,13 @@ def no_new_fds() -> Iterator[None]:
     before = open_fds()
     yield
     assert open_fds() == before
+
+
+@contextmanager
+def plugged_below(number: int) -> Iterator[None]:
+    """Have no number below this one free, so that it is the next to be given out once it is closed."""
+    with ExitStack() as plugs:
+        while (plug := os.eventfd(0, os.EFD_CLOEXEC)) < number:
+            plugs.callback(os.close, plug)
+        os.close(plug)
+        yield

@@ -138,6 +138,21 @@ def test_a_file_is_lost_although_its_number_is_open_again_and_a_copy_lives_on(
     os.close(copy)
 
 
+def test_what_has_the_number_of_a_lost_file_is_not_ready_when_another_is_removed(
+    ready_set: ReadySet, bells: tuple[Bell, Bell]
+) -> None:
+    for bell in bells:
+        ready_set.add(bell)
+    stranger = Bell()
+    os.dup2(stranger.fd, bells[0].fd, inheritable=False)
+    stranger.ring_it()
+    os.close(bells[1].fd)
+    ready_set.remove(bells[1])
+    assert ready_set.ready() == []
+    assert ready_set.lost() == [bells[0]]
+    stranger.close()
+
+
 def test_a_source_displaces_another_that_had_its_number(ready_set: ReadySet, bells: tuple[Bell, Bell]) -> None:
     for bell in bells:
         ready_set.add(bell)

@@ -2,15 +2,16 @@
 
 In a loop, what fired is armed again in the same call that sleeps.
 
-Inline, each poll is linked to a read of one byte, 1, into the byte that ends the vCPU's next run. The poll completes
-in the vCPU's own thread: it leaves KVM_RUN, or its sleep, to run the completion; and if it was about to enter, the
-byte ends the run. No thread, no second process, no signal handler.
+Inline, each poll is linked to a peek into a socket, in which one byte, 1, waits to be copied into the byte that ends
+the vCPU's next run. The poll completes in the vCPU's own thread: it leaves KVM_RUN, or its sleep, to run the
+completion; and if it was about to enter, the byte ends the run. No thread, no second process, no signal handler.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import socket
 from itertools import count
 
 from shared import uring
@@ -88,8 +89,9 @@ class Inline:
         self._polls = count(1)
         self._fd_of: dict[int, int] = {}
         self._poll_of: dict[int, int] = {}
-        self._one = os.memfd_create("one", os.MFD_CLOEXEC)
-        os.write(self._one, b"\1")
+        self._one, other = socket.socketpair()
+        other.send(b"\1")
+        other.close()
         self._kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.add(self._kick)
 
@@ -147,7 +149,7 @@ class Inline:
     def close(self) -> None:
         """Close the ring, and with it every poll."""
         self._ring.close()
-        os.close(self._one)
+        self._one.close()
         os.close(self._kick)
 
     def _arm(self, fd: int) -> None:
@@ -157,4 +159,4 @@ class Inline:
         self._fd_of[poll] = fd
         self._poll_of[fd] = poll
         self._ring.poll_add(fd, select.POLLIN, poll, uring.LINK)
-        self._ring.read(self._one, self._flag_addr, 1, _IGNORED, uring.SKIP_SUCCESS)
+        self._ring.peek(self._one.fileno(), self._flag_addr, 1, _IGNORED, uring.SKIP_SUCCESS)
