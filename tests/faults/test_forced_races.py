@@ -547,13 +547,13 @@ def test_what_is_replaced_while_the_waker_is_held_is_watched_as_what_it_is(name:
 def test_a_poll_that_is_known_by_its_number_and_not_by_its_generation_is_lost(
     monkeypatch: pytest.MonkeyPatch, name: str, form: type
 ) -> None:
-    arm = form._arm  # type: ignore[attr-defined]
+    arm = form.arm  # type: ignore[attr-defined]
 
     def arm_by_number(self: Any, fd: int) -> None:
         self._polls = iter([fd])
         arm(self, fd)
 
-    monkeypatch.setattr(form, "_arm", arm_by_number)
+    monkeypatch.setattr(form, "arm", arm_by_number)
     assert not replace_while_held(name, "python", LITTLE_S)
 
 
@@ -668,8 +668,7 @@ def test_a_break_by_somebody_else_at_any_moment_of_the_launchers_answer_is_not_l
 @pytest.mark.parametrize("name", ["thread/select", "process/epoll", "fork/poll"])
 @pytest.mark.parametrize("engine", engines.names())
 def test_a_break_that_is_taken_after_servicing_is_lost(monkeypatch: pytest.MonkeyPatch, name: str, engine: str) -> None:
-    for kind in (breakers.SignalBreaker, breakers.EventfdBreaker):
-        monkeypatch.setattr(kind, "clear", lambda self: None)
+    monkeypatch.setattr(breakers.FlagFirst, "clear", lambda self: None)
     run_once = Loop.run_once
 
     def run_and_clear(self: Loop) -> object:

@@ -98,7 +98,14 @@ def test_strategies_know_nobody_but_the_seam() -> None:
         known = {name for name in imports_of(path) if top(name) in FLOORS and is_module(name)}
         # A variation of a strategy may stand on it.
         known = {name for name in known if not name.startswith("waker.strategies")} - {"shared", "waker"}
-        assert known <= {"shared.errors", "shared.linux", "shared.uring", "shared.breaker", "waker.api"}, path
+        assert known <= {
+            "shared.errors",
+            "shared.linux",
+            "shared.uring",
+            "shared.breaker",
+            "waker.api",
+            "waker.polls",
+        }, path
 
 
 def test_nobody_below_the_tests_imports_tests_or_scripts() -> None:
@@ -119,3 +126,8 @@ def test_a_process_waker_imports_nothing_heavy() -> None:
     loaded = {top(name) for name in out.split()}
     assert "waker" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "waker/strategies").glob("*.py")))
+def test_a_strategy_fits_on_a_page(name: str) -> None:
+    assert len((ROOT / "waker/strategies" / name).read_text().splitlines()) <= 120

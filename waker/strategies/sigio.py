@@ -5,13 +5,11 @@ as a Waker's kick would. It comes once for each *change*, so what is left unread
 poll(2) of everything at each look and each release.
 
 O_ASYNC belongs to the open file, not to the number: whoever shares it (a shell its terminal) shares the flag. So it is
-taken away again, with the owner and the signal that were set before. Files that send no such signal are refused: the
-kernel would accept the flag and do nothing.
+taken away again, with owner and signal. Files that send none are refused: the kernel would accept the flag all the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
@@ -22,12 +20,10 @@ import threading
 
 from shared.breaker import KICK_SIGNAL, ExitFlag
 from shared.errors import SourceRefused
-from shared.linux import tgkill
+from shared.linux import is_open, tgkill
 
-_F_SETOWN_EX = 15
-_F_GETOWN_EX = 16
-_OWNER = struct.Struct("ii")  # struct f_owner_ex: type, pid
-_OWNER_TID = 0
+_F_SETOWN_EX, _F_GETOWN_EX = 15, 16
+_OWNER, _TID = struct.Struct("ii"), 0  # struct f_owner_ex: type, pid
 
 
 def missing() -> str | None:
@@ -40,7 +36,7 @@ class Inline:
 
     def __init__(self, flag: ExitFlag) -> None:
         self._pid, self._tid = os.getpid(), threading.get_native_id()
-        self._was_blocked = KICK_SIGNAL in signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
+        self._stays_blocked = KICK_SIGNAL in signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
         self._poll = select.poll()
         self._before: dict[int, tuple[int, int, bytes]] = {}
 
@@ -54,7 +50,7 @@ class Inline:
         owner = fcntl.fcntl(fd, _F_GETOWN_EX, bytes(_OWNER.size))
         self._before[fd] = flags, fcntl.fcntl(fd, fcntl.F_GETSIG), owner
         fcntl.fcntl(fd, fcntl.F_SETSIG, KICK_SIGNAL)
-        fcntl.fcntl(fd, _F_SETOWN_EX, _OWNER.pack(_OWNER_TID, self._tid))
+        fcntl.fcntl(fd, _F_SETOWN_EX, _OWNER.pack(_TID, self._tid))
         fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_ASYNC)
         self._poll.register(fd, select.POLLIN)
         self.rearm({fd})  # what is ready already changes no more
@@ -66,10 +62,12 @@ class Inline:
             return
         self._poll.unregister(fd)
         flags, signo, owner = before
-        with contextlib.suppress(OSError):  # closed: nothing to put back
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signo)
-            fcntl.fcntl(fd, _F_SETOWN_EX, owner)
+        if not _is_ours(fd):  # a copy of it may signal for ever, and unblocked that would end the process
+            self._stays_blocked = True
+            return
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signo)
+        fcntl.fcntl(fd, _F_SETOWN_EX, owner)
 
     def is_pending(self) -> bool:
         """Whether a signal has come that was not taken."""
@@ -100,20 +98,23 @@ class Inline:
         tgkill(self._pid, self._tid, KICK_SIGNAL)
 
     def close(self) -> None:
-        """Put every file back as it was, and the signal mask."""
+        """Put every file back as it was, and the signal mask, if none is lost."""
         for fd in list(self._before):
             self.remove(fd)
         signal.sigtimedwait({KICK_SIGNAL}, 0)
-        if not self._was_blocked:
+        if not self._stays_blocked:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether this still is the file that was added: it may be closed, or another by now."""
+    return is_open(fd) and fcntl.fcntl(fd, fcntl.F_GETSIG) == KICK_SIGNAL
 
 
 def _why_silent(fd: int) -> str | None:
     """Return what kind of file this is, when it is none of those that send SIGIO."""
     mode = os.fstat(fd).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd):
-        return None
     name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - see shared/child.py
-    if name == "/dev/net/tun":
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd) or name == "/dev/net/tun":
         return None
     return "a regular file" if stat.S_ISREG(mode) else name

@@ -89,10 +89,8 @@ class Strategy:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            raise SourceRefused(
-                f"thread_per_fd cannot watch fd {fd}, it needs two more and RLIMIT_NOFILE is reached; "
-                "use another strategy"
-            ) from error
+            reason = "it needs two more and RLIMIT_NOFILE is reached"
+            raise SourceRefused(f"thread_per_fd cannot watch fd {fd}, {reason}; use another strategy") from error
         except RuntimeError as error:  # "can't start new thread"
             raise SourceRefused(f"thread_per_fd cannot watch fd {fd}: {error}; use another strategy") from error
         finally:
