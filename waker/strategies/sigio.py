@@ -5,7 +5,7 @@ as a Waker's kick would. It comes once for each *change*, so what is left unread
 poll(2) of everything at each look and each release.
 
 O_ASYNC belongs to the open file, not to the number: whoever shares it (a shell its terminal) shares the flag. So it is
-taken away again, with owner and signal. Files that send none are refused: the kernel would accept the flag all the same.
+taken away again, with owner and signal. Files that send none are refused: the kernel would just take the flag.
 """
 
 from __future__ import annotations
