@@ -19,6 +19,7 @@ from shared.breaker import INLINE
 from shared.errors import EXIT_FINE, GuestDied
 from shared.memory import GuestMemory
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN, Page
+from shared.room import Room
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,8 +27,9 @@ def run(args: argparse.Namespace) -> int:
     config = RunConfig(image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory)
     with StopRequests() as stop:
 
-        def make_devices(_memory: GuestMemory, _page: Page) -> Sequence[Device]:
-            return [Console(stop_fd=stop.source.fd)]
+        def make_devices(memory: GuestMemory, page: Page) -> Sequence[Device]:
+            room = Room(memory, page, slot=0) if waker.parse(config.waker).is_ring_aware else None
+            return [Console(stop_fd=stop.source.fd, room=room)]
 
         with open_machine(config, make_devices, stop) as machine:
             engine, reason = machine.engine

@@ -59,6 +59,7 @@ class Loop:
         elif isinstance(exit_, Notify):
             self.page.words[NOTIFIES] += 1
             self.watch(self.table.notify(exit_.addr))
+            self.waker.nudge()
         return exit_
 
     def watch(self, sources: Sequence[Source]) -> None:

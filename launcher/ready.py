@@ -26,6 +26,7 @@ class ReadySet:
         # A regular file is always readable, and epoll refuses it (EPERM) for that.
         self._always: dict[int, Source] = {}
         self._rings: dict[int, Source] = {}
+        self._has_rooms = False
 
     def add(self, source: Source) -> None:
         """Look at this one from now on; adding it twice is adding it once."""
@@ -35,6 +36,7 @@ class ReadySet:
         if self._by_fd.get(source.fd) is source:
             return
         self._discard(source.fd)
+        self._has_rooms |= source.room is not None
         try:
             self._epoll.register(source.fd, select.EPOLLIN)
         except PermissionError:
@@ -52,6 +54,8 @@ class ReadySet:
         """Return what is ready now; one that `is_lost` may be among it, for as long as a Waker has a copy."""
         by_fd = self._by_fd
         ready = [by_fd[fd] for fd, _ in self._epoll.poll(0) if fd in by_fd]
+        if self._has_rooms:  # what has none is left alone here, too
+            ready = [s for s in ready if s.room is None or s.room.has_news(self._memory, self._page)]
         if self._always:
             ready += self._always.values()
         if self._rings:  # a generator over nothing costs as much as the system call above

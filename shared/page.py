@@ -25,6 +25,7 @@ BREAK = ControlPage.break_word.offset // _WORD
 BREAKS = ControlPage.breaks.offset // _WORD
 WAKES = ControlPage.wakes.offset // _WORD
 LOOKS = ControlPage.looks.offset // _WORD
+STARVED = ControlPage.starved.offset // _WORD
 TAKEN = ControlPage.taken.offset // _WORD
 SPURIOUS = ControlPage.spurious.offset // _WORD
 NOTIFIES = ControlPage.notifies.offset // _WORD

@@ -84,11 +84,13 @@ class ControlPage(ctypes.Structure):
         # Set by whoever breaks the Guest, cleared by the vCPU's thread.
         ("break_word", c_uint64),
         ("_line0", c_uint64 * 7),
-        # The Waker's: breaks made; times its strategy returned; doorbells of vrings answered.
+        # The Waker's: breaks made; times its strategy returned; doorbells of vrings answered; sources left alone for
+        # want of a buffer.
         ("breaks", c_uint64),
         ("wakes", c_uint64),
         ("looks", c_uint64),
-        ("_line1", c_uint64 * 5),
+        ("starved", c_uint64),
+        ("_line1", c_uint64 * 4),
         # The Launcher's: breaks taken; those that found nothing ready; exits; interrupts; devices serviced.
         ("taken", c_uint64),
         ("spurious", c_uint64),
@@ -98,9 +100,9 @@ class ControlPage(ctypes.Structure):
         # Whether to stamp (shared/trace.py). Set before the Waker starts.
         ("is_tracing", c_uint64),
         ("_line2", c_uint64 * 2),
-        # One word per vring fd. The Launcher's: the used index it has taken.
+        # One word per ring that a Waker looks at. The Launcher's: the index it has taken.
         ("taken_idx", c_uint64 * VRING_SLOTS),
-        # The Waker's: the used index it saw last, through its own mapping.
+        # The Waker's: the index it saw last when a doorbell rang, through its own mapping.
         ("looked_idx", c_uint64 * VRING_SLOTS),
         # A sem_t, of 32 bytes or less (shared/breakers/semaphore.py).
         ("semaphore", c_uint64 * 4),

@@ -91,6 +91,11 @@ class Virtqueue:
         """The used index as last published: 16 bits."""
         return self._used & _U16
 
+    @property
+    def popped_idx(self) -> int:
+        """The available index up to which chains were popped: 16 bits."""
+        return self._popped & _U16
+
     def pop(self) -> Chain | None:
         """Take the next chain, or None: then, unless that is disabled, the driver kicks for the next one.
 

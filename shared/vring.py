@@ -42,29 +42,32 @@ def _open_doorbell() -> int:
 
 
 class RingView(NamedTuple):
-    """Where a poller looks: the guest-physical address of `used->idx`, and the slot in the control page."""
+    """Where a poller looks: the guest-physical address of a ring's index, and the slot in the control page.
 
-    used_idx_addr: int
+    The index is `used->idx` of a vring fd, or `avail->idx` of a ring whose buffers a source needs (shared/room.py).
+    """
+
+    idx_addr: int
     slot: int
 
     def check(self, memory: GuestMemory) -> None:
         """Refuse what lies nowhere: raise `BadAddress` or `SourceRefused`."""
-        memory.view(self.used_idx_addr, 2)
-        if self.used_idx_addr % 2 or not 0 <= self.slot < VRING_SLOTS:
+        memory.view(self.idx_addr, 2)
+        if self.idx_addr % 2 or not 0 <= self.slot < VRING_SLOTS:
             raise SourceRefused(
-                f"a ring index at {self.used_idx_addr:#x} with slot {self.slot} cannot be looked at; "
+                f"a ring index at {self.idx_addr:#x} with slot {self.slot} cannot be looked at; "
                 f"indices lie at even addresses, and the control page has {VRING_SLOTS} slots"
             )
 
     def has_news(self, memory: GuestMemory, page: Page) -> bool:
-        """Poll: whether buffers were used since the Launcher last took the news, as this process sees it."""
-        return memory.u16[self.used_idx_addr >> 1] != page.words[TAKEN_IDX + self.slot]
+        """Poll: whether the index is another than the Launcher has taken, as this process sees it."""
+        return memory.u16[self.idx_addr >> 1] != page.words[TAKEN_IDX + self.slot]
 
     def answer_doorbell(self, doorbell: int, memory: GuestMemory, page: Page) -> None:
         """Take the bell's ring, then note what this process sees. The Waker calls it when the doorbell is ready."""
         with contextlib.suppress(BlockingIOError):
             os.read(doorbell, PIPE_SIZE)
-        page.words[LOOKED_IDX + self.slot] = memory.u16[self.used_idx_addr >> 1]
+        page.words[LOOKED_IDX + self.slot] = memory.u16[self.idx_addr >> 1]
         page.words[LOOKS] += 1
 
 
@@ -94,7 +97,7 @@ class VringFd:
 
     def read(self) -> int:
         """Take the news: return how many buffers were used since the last read."""
-        used = self._memory.u16[self.view.used_idx_addr >> 1]
+        used = self._memory.u16[self.view.idx_addr >> 1]
         count = (used - self._page.words[self._word]) & 0xFFFF
         self._page.words[self._word] = used
         return count

@@ -35,12 +35,13 @@ class Kind(IntEnum):
 
     HELLO = 1  # Launcher to Waker or peer: here is the memory, the page, the way to break
     READY = 2  # back: mapped and seen
-    WATCH = 3  # Launcher to Waker: a generation, then three numbers a source
+    WATCH = 3  # Launcher to Waker: a generation, then five numbers a source
     UNWATCH = 4  # Launcher to Waker: a generation, then the tokens
     DONE = 5  # back: this generation is obeyed
     REFUSED = 6  # back: this generation is not, and why
     RELEASE = 7  # Launcher to Waker: up to this break, all is serviced
     FILL = 8  # Launcher to a vring peer: put this text into the next buffer
+    NUDGE = 9  # Launcher to Waker: the Guest may have given buffers
 
 
 # Each wake-up ends with a release, so it is read the short way: exactly this header, then one number.

@@ -3,7 +3,7 @@
     with waker.start("process/select", memory, page, breaker, [source]) as wake:
         …
 
-A Waker's name is `PLACE/STRATEGY[+BREAKER]`; `names()` lists those that there are, found by looking.
+A Waker's name is `PLACE/STRATEGY[+BREAKER][+ring-aware]`; `names()` lists those that there are, found by looking.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from waker.places import place_description, place_names, start_place
 from waker.strategies import make_inline, missing, strategy_description, strategy_names
 
 __all__ = [
+    "RING_AWARE",
     "Source",
     "Waker",
     "WakerName",
@@ -35,12 +36,17 @@ __all__ = [
 ]
 
 
+RING_AWARE = "ring-aware"
+"""The option of a Waker that looks whether the Guest has given a buffer, instead of being told what to watch."""
+
+
 class WakerName(NamedTuple):
     """A name taken apart; `breaker` is None where the engine's default is meant."""
 
     place: str
     strategy: str
     breaker: str | None
+    is_ring_aware: bool = False
 
     @property
     def needs_private_memory(self) -> bool:
@@ -56,13 +62,23 @@ def names() -> list[str]:
 
 def parse(name: str) -> WakerName:
     """Take a name apart; raise `UsageError`, listing what there is, when no such Waker exists."""
-    base, plus, breaker = name.partition("+")
+    base, *options = name.split("+")
     if base not in names():
         raise UsageError(f"waker '{name}' is not known; there are {', '.join(names())}")
-    if plus and breaker not in KINDS:
-        raise UsageError(f"breaker '{breaker}' of waker '{name}' is not known; there are {', '.join(KINDS)}")
+    kinds = [option for option in options if option != RING_AWARE]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(f"breaker '{kind}' of waker '{name}' is not known; there are {', '.join(KINDS)}")
+    if len(kinds) > 1 or options.count(RING_AWARE) > 1:
+        raise UsageError(f"waker '{name}': one breaker is enough, and '{RING_AWARE}' is said once")
     place, _, strategy = base.partition("/")
-    return WakerName(place, strategy, breaker or None)
+    parsed = WakerName(place, strategy, kinds[0] if kinds else None, RING_AWARE in options)
+    if parsed.is_ring_aware and parsed.needs_private_memory:
+        raise UsageError(
+            f"waker '{name}': a forked Waker has a private copy of Guest memory, and cannot see what the Guest gives; "
+            f"leave '+{RING_AWARE}' away, or take another place"
+        )
+    return parsed
 
 
 def why_not(name: str) -> str | None:

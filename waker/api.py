@@ -19,16 +19,18 @@ from shared.wire import PeerGone
 class Source:
     """An open file that can be watched: a plain fd, or the doorbell of a vring fd, with the `ring` to look at.
 
+    A plain fd may have a `room`: then it is a reason to break the Guest only while that ring has buffers to read into.
     One object stands for one open file and is told from others by identity: a number that comes back as another
     file is another Source. Whoever closes the file unwatches it first.
     """
 
-    __slots__ = ("fd", "name", "ring")
+    __slots__ = ("fd", "name", "ring", "room")
 
-    def __init__(self, fd: int, name: str, ring: RingView | None = None) -> None:
+    def __init__(self, fd: int, name: str, ring: RingView | None = None, room: RingView | None = None) -> None:
         self.fd = fd
         self.name = name
         self.ring = ring
+        self.room = room
 
     def __repr__(self) -> str:
         return f"<{self.name}: fd {self.fd}>"
@@ -119,7 +121,11 @@ class Release(NamedTuple):
     upto: int
 
 
-Command = Watch | Unwatch | Release
+class Nudge(NamedTuple):
+    """The Guest may have given buffers: look again at what was left alone for want of one."""
+
+
+Command = Watch | Unwatch | Release | Nudge
 
 
 class Channel(Protocol):
@@ -163,6 +169,9 @@ class Place(Protocol):
 
     def release(self, upto: int) -> None:
         """Let a Waker go on that is held for break `upto` or an earlier one; raise `PeerGone`."""
+
+    def nudge(self) -> None:
+        """Have it look again at what it left alone for want of a buffer; raise `PeerGone`."""
 
     def is_alive(self) -> bool:
         """Whether it still runs; once False, it stays False."""

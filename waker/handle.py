@@ -2,7 +2,7 @@
 
 A Waker may die at any moment, by SIGKILL too. Nothing is lost by that: readiness is level-triggered, so a new Waker
 that is given the same watch set sees all that the old one left unsaid. So death is handled in one place, here, at
-the three moments at which the Launcher speaks to its Waker.
+each moment at which the Launcher speaks to its Waker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from time import monotonic
 
 from shared.errors import SourceRefused, WakerError
 from shared.linux import is_open
-from shared.page import BREAKS, LOOKS, WAKES, Page
+from shared.page import BREAKS, LOOKS, STARVED, WAKES, Page
 from shared.wire import PeerGone
 from waker.api import Outgrown, Place, Source, Unwatch, WakerStats, Watch
 
@@ -96,6 +96,14 @@ class Waker:
             except PeerGone:
                 self._replace()
         self._released = held
+
+    def nudge(self) -> None:
+        """Have the Waker look at what it left alone for want of a buffer: the Guest may have given one."""
+        if self._page.words[STARVED]:
+            try:
+                self._place.nudge()
+            except PeerGone:
+                self._replace()
 
     def alive(self) -> bool:
         """Whether the Waker runs."""

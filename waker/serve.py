@@ -17,7 +17,7 @@ from shared.breaker import Breaker
 from shared.page import BREAKS, Page
 from shared.trace import WAKER_LANE, Stage, Trace
 from shared.wire import PeerGone
-from waker.api import Channel, Release, Watch
+from waker.api import Channel, Nudge, Release, Watch
 from waker.watchset import WatchSet
 
 
@@ -60,6 +60,8 @@ def _obey(channel: Channel, watched: WatchSet) -> int:
             released = max(released, command.upto)
         elif isinstance(command, Watch):
             channel.answer(command.generation, watched.add(command.sources))
+        elif isinstance(command, Nudge):
+            watched.feed()
         else:
             watched.remove(command.tokens)
             channel.answer(command.generation, None)

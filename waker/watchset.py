@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from shared.errors import LabError
+from shared.linux import fence
 from shared.memory import GuestMemory
-from shared.page import WAKES, Page
+from shared.page import STARVED, WAKES, Page
 from waker.api import FdSet, Source, Strategy
 
 
@@ -24,6 +25,8 @@ class WatchSet:
         self._by_token: dict[int, Source] = {}
         self._by_fd: dict[int, Source] = {}
         self._rings: list[Source] = []
+        self._starved: list[Source] = []  # ready, and left alone: the strategy does not know them meanwhile
+        self._words[STARVED] = 0  # another Waker may have died here
 
     def add_channel(self, fd: int) -> str | None:
         """Look at what brings commands, too, or return why not; it is never a reason to break the Guest."""
@@ -37,8 +40,9 @@ class WatchSet:
         """Watch all of `sources`, or none of them: then return the reason."""
         for at, (token, source) in enumerate(sources):
             try:
-                if source.ring is not None:
-                    source.ring.check(self._memory)
+                for view in (source.ring, source.room):
+                    if view is not None:
+                        view.check(self._memory)
                 self._strategy.add(source.fd)
             except (LabError, OSError) as error:
                 self.remove(token for token, _ in sources[:at])
@@ -62,6 +66,8 @@ class WatchSet:
                 self._strategy.remove(source.fd)
             if source.ring is not None:
                 self._rings.remove(source)
+            if source in self._starved:
+                self._starved.remove(source)
             self._let_go(source)
 
     def wait(self) -> set[int]:
@@ -73,17 +79,17 @@ class WatchSet:
     def is_ready(self, ready: set[int]) -> bool:
         """Whether one of these fds is a reason to break the Guest.
 
-        A doorbell is not: it says where to look, and `has_news` looks.
+        A doorbell is not: it says where to look, and `has_news` looks. What has no room is not either.
         """
         is_ready = False
         for fd in ready:
             source = self._by_fd.get(fd)
             if source is None:
                 continue
-            if source.ring is None:
-                is_ready = True
-            else:
+            if source.ring is not None:
                 source.ring.answer_doorbell(fd, self._memory, self._page)
+            elif source.room is None or source.room.has_news(self._memory, self._page) or not self._starve(source):
+                is_ready = True
         return is_ready or self.has_news()
 
     def has_news(self) -> bool:
@@ -91,6 +97,25 @@ class WatchSet:
         if not self._rings:  # asked twice a wake-up, and a generator over nothing costs more than the rest of it
             return False
         return any(source.ring and source.ring.has_news(self._memory, self._page) for source in self._rings)
+
+    def feed(self) -> None:
+        """Have the strategy look again at those that have room by now."""
+        for source in list(self._starved):
+            if source.room and source.room.has_news(self._memory, self._page):
+                self._starved.remove(source)
+                self._strategy.add(source.fd)
+        self._words[STARVED] = len(self._starved)
+
+    def _starve(self, source: Source) -> bool:
+        """Leave this one alone, ready as it is, until it has room; False when it has some after all."""
+        self._strategy.remove(source.fd)
+        self._starved.append(source)
+        self._words[STARVED] = len(self._starved)
+        # The mark before the look: else a Guest that gives a buffer and a Launcher that finds no mark could both have
+        # come before us, and the buffer would be seen by nobody.
+        fence()
+        self.feed()
+        return source in self._starved
 
     def forget(self) -> None:
         """Watch nothing any more."""

@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from time import monotonic
 
 import waker
-from launcher.api import Broken
+from launcher.api import Broken, Device
 from launcher.config import RunConfig
 from launcher.devices.pulse import Pulse
 from launcher.devices.vring import VringDevice
 from launcher.machine import Machine, open_machine
-from shared.page import BREAKS
+from shared.memory import GuestMemory
+from shared.page import BREAKS, TAKEN_IDX, Page
+from shared.room import Room
 
 PATIENCE_S = 10.0
+ROOM_SLOT = 1
+ROOM_IDX_ADDR = 0x30000
+"""Where the index of available buffers is that source 1 of a ring-aware Waker needs."""
+
 QUIET_S = 0.05
 """How long to watch nothing happen. A slower machine makes this less sensitive, never wrong."""
 
@@ -73,6 +79,16 @@ class Rig:
         if not isinstance(exit_, Broken):
             raise RuleBroken(f"the Guest left by itself: {exit_}")
         return not has_fired.is_set()
+
+    def starve(self) -> None:
+        """Have no buffer left for source 1, as far as a ring-aware Waker can see."""
+        self.machine.page.words[TAKEN_IDX + ROOM_SLOT] = self.machine.memory.u16[ROOM_IDX_ADDR >> 1]
+
+    def feed(self) -> None:
+        """Give a buffer for source 1, as a Guest does that notifies."""
+        idx = ROOM_IDX_ADDR >> 1
+        self.machine.memory.u16[idx] = (self.machine.memory.u16[idx] + 1) & 0xFFFF
+        self.machine.loop.waker.nudge()
 
     def leave(self, why: str) -> int:
         """Run the Guest until it is broken out, take the break, serve nothing, and return what to release."""
@@ -136,10 +152,13 @@ def open_rig(waker_name: str, engine_name: str, guest: str = "idle") -> Iterator
     pulse = Pulse(count=2, kind="pipe" if waker.parse(waker_name).strategy == "sigio" else "eventfd")
     made: list[VringDevice] = []
     config = RunConfig(image=guest, engine=engine_name, waker=waker_name, memory_mib=2)
-    with open_machine(config, lambda memory, page: [pulse, *_keep(made, VringDevice(memory, page))]) as machine:
+
+    def make_devices(memory: GuestMemory, page: Page) -> list[Device]:
+        made.append(VringDevice(memory, page))
+        if waker.parse(waker_name).is_ring_aware:
+            pulse.sources[1].room = Room(memory, page, ROOM_SLOT).at(ROOM_IDX_ADDR)
+            memory.u16[ROOM_IDX_ADDR >> 1] += 1
+        return [pulse, made[0]]
+
+    with open_machine(config, make_devices) as machine:
         yield Rig(waker_name, engine_name, machine, pulse, made[0])
-
-
-def _keep(made: list[VringDevice], device: VringDevice) -> list[VringDevice]:
-    made.append(device)
-    return made

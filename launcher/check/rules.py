@@ -98,7 +98,21 @@ def w4_rewatch(waker_name: str, engine: str) -> str:
             rig.machine.loop.watch([source])
             rig.expect_break("watched again with data waiting")
         _expect(rig.pulse.rung == 5, f"{rig.pulse.rung} of 5 rings were served")
-        return "5 times data came while unwatched, 5 served on watching again"
+        if not waker.parse(waker_name).is_ring_aware:
+            return "5 times data came while unwatched, 5 served on watching again"
+        words = rig.machine.page.words
+        for turn in range(2):
+            rig.starve()
+            rig.pulse.ring(1)
+            rig.expect_quiet("data came for which the Guest had given no buffer")
+            wakes = words[WAKES]
+            rig.expect_quiet("the Guest had given no buffer yet")
+            if waker.parse(waker_name).strategy != "spin":
+                _expect(words[WAKES] == wakes, f"looked {words[WAKES] - wakes} times at what has no buffer")
+            rig.feed()
+            rig.expect_break("the Guest gave a buffer")
+            _expect(rig.pulse.rung == 6 + turn, f"{rig.pulse.rung} of {6 + turn} rings were served")
+        return "5 times data came while unwatched, and 2 times without a buffer: 7 served as soon as they could be"
 
 
 def w5_held(waker_name: str, engine: str) -> str:

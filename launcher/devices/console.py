@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from shared.errors import Interrupted, LabError, RingError
+from shared.room import Room
 from shared.virtio import CONSOLE, RING_FEATURES
 from shared.virtqueue import Chain, Virtqueue
 from shared.vring_layout import VringLayout
@@ -45,16 +46,20 @@ class Console:
     features = RING_FEATURES
     config = b""
 
-    def __init__(self, input_fd: int = 0, output_fd: int = 1, stop_fd: int | None = None) -> None:
+    def __init__(
+        self, input_fd: int = 0, output_fd: int = 1, stop_fd: int | None = None, room: Room | None = None
+    ) -> None:
         """Take the two ends, and make the input raw if it is a terminal.
 
         A write that would block for long gives up when `stop_fd` becomes readable: it says that the user wants out.
+        With a `room`, a Waker that sees it leaves the input alone while the Guest has given no buffer; but for a
+        terminal, which is read on.
         """
         self._output_fd = output_fd
-        self._room = select.poll()
-        self._room.register(output_fd, select.POLLOUT)
+        self._outlet = select.poll()
+        self._outlet.register(output_fd, select.POLLOUT)
         if stop_fd is not None:
-            self._room.register(stop_fd, select.POLLIN)
+            self._outlet.register(stop_fd, select.POLLIN)
         self._queues: Sequence[Virtqueue] = ()
         self._spare: Chain | None = None
         self._is_starved = False
@@ -64,6 +69,7 @@ class Console:
         self._interrupts: deque[float] = deque(maxlen=_LET_ME_OUT)
         self._source = Source(input_fd, self.name)
         self._cooked = _make_raw(input_fd)
+        self._room = room if self._cooked is None else None
         try:
             os.fstat(input_fd)
         except OSError:  # closed by whoever started us: that is the end of the input, too
@@ -71,6 +77,8 @@ class Console:
 
     def attach(self, rings: Sequence[VringLayout]) -> Sequence[Source]:
         """Have the input watched."""
+        if self._room is not None:
+            self._source.room = self._room.at(rings[0].avail_idx)
         return self._sources()
 
     def start(self, queues: Sequence[Virtqueue]) -> Sequence[Source]:
@@ -79,18 +87,20 @@ class Console:
         queues[0].disable_notify()  # it is of interest only while we starve
         self._is_starved = False
         self._hand_over()
+        self._tell_room()
         return self._sources()
 
     def on_ready(self, source: Source) -> bool:
         """Move what was typed into the Guest's next buffer; False when it has given none (a terminal is read on)."""
         chain = None if self._typed_ahead else self._take_input_buffer()
-        room = _TYPED_AHEAD - len(self._typed_ahead) if chain is None else min(chain.writable_bytes, 65536)
-        if chain is None and (self._cooked is None or not room):
+        size = _TYPED_AHEAD - len(self._typed_ahead) if chain is None else min(chain.writable_bytes, 65536)
+        if chain is None and (self._cooked is None or not size):
             return False
         try:
-            data = os.read(source.fd, room)
+            data = os.read(source.fd, size)
         except BlockingIOError:  # somebody else shares this file and was quicker
             self._spare = chain
+            self._tell_room()
             return True
         except OSError as error:  # a terminal that hung up (EIO)
             if not os.isatty(source.fd):
@@ -112,6 +122,7 @@ class Console:
             self._write_out()
             return ()
         if not self._is_starved:
+            self._tell_room()
             return ()
         self._is_starved = False
         self._queues[0].disable_notify()
@@ -126,6 +137,8 @@ class Console:
         """Forget the queues."""
         self._queues = ()
         self._spare = None
+        if self._room is not None:
+            self._room.forget()
         self._owes_eot = self._has_ended  # the next driver is to learn of it, too
 
     def close(self) -> None:
@@ -134,6 +147,10 @@ class Console:
         if cooked is not None:
             with contextlib.suppress(termios.error):  # the terminal has gone
                 termios.tcsetattr(self._source.fd, termios.TCSADRAIN, cooked)
+
+    def _tell_room(self) -> None:
+        if self._room is not None and self._queues:
+            self._room.tell(self._queues[0], spare=self._spare is not None)
 
     def _sources(self) -> Sequence[Source]:
         return () if self._has_ended else (self._source,)
@@ -157,6 +174,7 @@ class Console:
 
     def _give(self, chain: Chain, data: bytes) -> None:
         self._queues[0].push(chain, chain.write(data))
+        self._tell_room()
 
     def _hand_over(self) -> None:
         """Give the Guest what was typed while it had no buffer, and the end after it."""
@@ -206,7 +224,7 @@ class Console:
 
     def _wait_for_room(self) -> bool:
         """Wait until the output takes more; False when the user wants out instead."""
-        return any(fd == self._output_fd for fd, _ in self._room.poll())
+        return any(fd == self._output_fd for fd, _ in self._outlet.poll())
 
 
 def _make_raw(fd: int) -> list[int | list[bytes | int]] | None:

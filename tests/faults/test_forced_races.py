@@ -749,7 +749,7 @@ def see_it_replaced(rig: Rig, times: int) -> None:
 
 def publish(rig: Rig, index: int) -> None:
     """Use buffers of the vring, as its peer does."""
-    rig.machine.memory.u16[rig.vring.fd.view.used_idx_addr >> 1] = index
+    rig.machine.memory.u16[rig.vring.fd.view.idx_addr >> 1] = index
 
 
 @LOOPING_AND_SEEING

@@ -42,6 +42,11 @@ MOST_DEATHS = 4  # in one example: a new process takes its time, and many deaths
 # One Waker for each place on kvm: what the engine adds is the vCPU, which test_forced_races.py holds open.
 ON_KVM = list({waker.parse(name).place: name for name in waker.names() if waker.why_not(name) is None}.values())
 PAIRS = [pytest.param(name, "python", id=f"python-{name}") for name in waker.names()]
+PAIRS += [
+    pytest.param(f"{name}+{waker.RING_AWARE}", "python", id=f"python-{name}+{waker.RING_AWARE}")
+    for name in ON_KVM
+    if not waker.parse(name).needs_private_memory
+]
 PAIRS += [pytest.param(name, "kvm", id=f"kvm-{name}", marks=pytest.mark.kvm) for name in ON_KVM]
 
 
@@ -72,6 +77,7 @@ class WakerMachine(RuleBasedStateMachine):
         self.witness = self.pulse.sources[0]
         self.unserved: dict[Source, int] = dict.fromkeys(self.pulse.sources, 0)
         self.watched = set(self.unserved)
+        self.is_starved = False  # the one that has a room, and that only
         self.rung = self.news = self.published = 0
         self.deaths = 0
         self.changes = self.changes_before = 0  # of the Waker: since the last run, and before that one
@@ -97,6 +103,8 @@ class WakerMachine(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         with self.closing:
+            if self.is_starved:
+                self.feed()
             for source in self._others():
                 if source not in self.watched:
                     self._watch(source)
@@ -126,8 +134,26 @@ class WakerMachine(RuleBasedStateMachine):
         """Use some buffers of the vring, or none, and ring its doorbell."""
         self.published += count
         self.news += count
-        self.rig.machine.memory.u16[self.vring.fd.view.used_idx_addr >> 1] = self.published
+        self.rig.machine.memory.u16[self.vring.fd.view.idx_addr >> 1] = self.published
         ring_doorbell(self.vring.fd.doorbell)
+
+    @precondition(lambda self: waker.parse(self.waker_name).is_ring_aware and not self.is_starved)
+    @rule()
+    def starve(self) -> None:
+        """Have no buffer left: what is ready for it may have made a break already."""
+        self.owed += any(self.unserved[source] for source in self.watched if source.room)
+        self.is_starved = True
+        self.rig.starve()
+
+    @precondition(lambda self: self.is_starved)
+    @rule()
+    def feed(self) -> None:
+        self.is_starved = False
+        self.rig.feed()
+
+    def _breaking(self) -> list[Source]:
+        """Return those that break the Guest when they are ready."""
+        return [source for source in self.watched if not (self.is_starved and source.room)]
 
     @precondition(lambda self: self.place != "inline" and self.deaths < MOST_DEATHS)
     @rule()
@@ -205,7 +231,7 @@ class WakerMachine(RuleBasedStateMachine):
         if not self._needs_a_break():
             self._ring(self.witness)
         self._run_once()
-        for source in self.watched:
+        for source in self._breaking():
             self.unserved[source] = 0
         self.news = 0
         assert self.vring.taken == self.published, "news were not announced"
@@ -215,7 +241,7 @@ class WakerMachine(RuleBasedStateMachine):
     @rule()
     def run_without_reading(self) -> None:
         """Leave what was rung unread: it must break the Guest again."""
-        if not any(self.unserved[source] for source in self.watched):
+        if not any(self.unserved[source] for source in self._breaking()):
             self._ring(self.witness)
         self.pulse.is_serving = False
         self._run_once()
@@ -240,7 +266,7 @@ class WakerMachine(RuleBasedStateMachine):
             assert not self.words_break(), "a break although the Waker is held"
         self.loop._service()
         self.loop.waker.release(held)
-        for source in self.watched:
+        for source in self._breaking():
             self.unserved[source] = 0
         self.news = 0
         assert self.pulse.rung == self.rung - sum(self.unserved.values())
@@ -250,7 +276,7 @@ class WakerMachine(RuleBasedStateMachine):
         return self.place != "inline" and self.loop.vcpu.breaker().is_set()
 
     def _needs_a_break(self) -> bool:
-        return bool(self.news) or any(self.unserved[source] for source in self.watched)
+        return bool(self.news) or any(self.unserved[source] for source in self._breaking())
 
     def _run_once(self) -> None:
         with rescue(self.loop.vcpu.breaker().break_out) as was_needed:

@@ -238,7 +238,7 @@ def test_garbage_after_a_good_hello_ends_a_waker_in_one_sentence(
 
 
 WATCH_MESSAGES = st.lists(
-    st.tuples(st.sampled_from([Kind.WATCH, Kind.UNWATCH, Kind.RELEASE]), numbers, texts, st.integers(0, 3)),
+    st.tuples(st.sampled_from([Kind.WATCH, Kind.UNWATCH, Kind.RELEASE, Kind.NUDGE]), numbers, texts, st.integers(0, 3)),
     max_size=6,
 )  # fmt: skip
 
@@ -265,11 +265,10 @@ def watches(draw: st.DrawFn) -> tuple[list[int], str, int]:
     count = draw(st.integers(1, 4))
     rows = [draw(st.integers(0, 3))]
     for _ in range(count):
-        rows += [
-            draw(st.integers(0, 3)),
-            draw(st.just(2**64 - 1) | st.integers(0, 0x20010) | st.integers(0, 2**64 - 1)),
-            draw(st.integers(0, 70) | st.integers(0, 2**64 - 1)),
-        ]
+        rows.append(draw(st.integers(0, 3)))
+        for _ in ("ring", "room"):
+            rows.append(draw(st.just(2**64 - 1) | st.integers(0, 0x20010) | st.integers(0, 2**64 - 1)))
+            rows.append(draw(st.just(0) | st.integers(0, 70) | st.integers(0, 2**64 - 1)))
     return rows, "\0".join("abcd"[:count]), count
 
 

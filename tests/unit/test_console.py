@@ -20,6 +20,8 @@ from launcher.devices.console import Console
 from shared.driverqueue import DriverQueue
 from shared.errors import Interrupted, LabError, RingError
 from shared.memory import GuestMemory
+from shared.page import Page
+from shared.room import Room
 from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
 from tests.support.fds import no_new_fds
@@ -31,21 +33,34 @@ CTRL_C = b"\x03"
 
 
 class Desk:
-    """A console between two fds and a Guest's halves of its rings; `is_watched` is what the Loop would know."""
+    """A console between two fds and a Guest's halves of its rings; `is_watched` is what the Loop would know.
+
+    With a `page` its Waker is ring-aware: it leaves the input alone without a buffer, and until it is nudged.
+    """
 
     def __init__(
-        self, memory: GuestMemory, input_fd: int, output_fd: int, stop_fd: int | None = None, *, event_idx: bool = False
+        self,
+        memory: GuestMemory,
+        input_fd: int,
+        output_fd: int,
+        stop_fd: int | None = None,
+        *,
+        event_idx: bool = False,
+        page: Page | None = None,
     ) -> None:
-        self.memory = memory
+        self.memory, self.page = memory, page
         self.layouts = [VringLayout.contiguous(NUM, addr) for addr in (INPUT_RING, OUTPUT_RING)]
         for layout in self.layouts:
             layout.zero(memory)
         self.event_idx = event_idx
-        self.console = Console(input_fd, output_fd, stop_fd)
+        self.console = Console(input_fd, output_fd, stop_fd, Room(memory, page, 3) if page else None)
         sources = self.console.attach(self.layouts)
         self.is_watched = bool(sources)
         self.source = self.console._source
         self._offered = 0
+        self.is_starved = False
+        self.changes = 0
+        """How often the Launcher had to change what is watched."""
 
     def start(self) -> None:
         """Be the Guest's driver, which is ready now."""
@@ -64,14 +79,23 @@ class Desk:
             addr = INPUT_DATA + self._offered % NUM * 1024
             self.typed.add([], [(addr, size)], addr)
             self._offered += 1
-        if self.typed.kick_needed() and self.console.on_notify(0):
-            self.is_watched = True
+        if self.typed.kick_needed():
+            self.is_starved = False
+            if self.console.on_notify(0):
+                self.changes += not self.is_watched
+                self.is_watched = True
 
     def look(self) -> bool:
         """Have the console serve its input if it is watched and ready; whether it did."""
         if not self.is_watched or not select.select([self.source.fd], [], [], 0)[0]:
             return False
+        if self.source.room is not None:
+            assert self.page is not None
+            self.is_starved = self.is_starved or not self.source.room.has_news(self.memory, self.page)
+            if self.is_starved:
+                return False
         self.is_watched = self.console.on_ready(self.source)
+        self.changes += not self.is_watched
         return True
 
     def read(self) -> bytes:
@@ -157,6 +181,38 @@ def test_without_a_buffer_the_input_is_watched_no_longer_until_the_guest_gives_o
     assert desk.read() == b"early"
 
 
+def test_a_ring_aware_waker_needs_no_change_of_what_is_watched(memory: GuestMemory, pipes: Pipes) -> None:
+    with Page.create() as page:
+        desk = Desk(memory, pipes.input_fd, pipes.output_fd, page=page)
+        pipes.type(b"early")
+        assert not desk.look()
+        desk.start()
+        assert not desk.look()
+        desk.offer(16)
+        assert desk.look()
+        assert desk.read() == b"early"
+        for turn in range(3):
+            pipes.type(b"word")
+            assert not desk.look(), "no buffer was given"
+            desk.offer(16)
+            assert not desk.is_starved, f"turn {turn}: the Guest was not asked to notify"
+            assert desk.look()
+            assert desk.read() == b"word"
+        assert desk.changes == 0
+
+
+def test_a_ring_aware_waker_knows_of_a_buffer_that_was_taken_and_not_written(memory: GuestMemory, pipes: Pipes) -> None:
+    os.set_blocking(pipes.input_fd, False)
+    with Page.create() as page:
+        desk = Desk(memory, pipes.input_fd, pipes.output_fd, page=page)
+        desk.start()
+        desk.offer(16)
+        assert desk.console.on_ready(desk.source)  # somebody else was quicker
+        pipes.type(b"x")
+        assert desk.look(), "the buffer is still there"
+        assert desk.read() == b"x"
+
+
 def test_while_the_guest_has_buffers_it_need_not_notify(desk: Desk, pipes: Pipes) -> None:
     desk.offer(16, 16)
     assert not desk.typed.kick_needed()
@@ -201,6 +257,7 @@ def test_a_chain_of_several_buffers_is_filled_in_order(desk: Desk, pipes: Pipes)
 @settings(max_examples=60, deadline=None)
 @given(
     st.booleans(),
+    st.booleans(),
     st.lists(
         st.one_of(
             st.tuples(st.just("type"), st.binary(min_size=1, max_size=300)),
@@ -210,9 +267,11 @@ def test_a_chain_of_several_buffers_is_filled_in_order(desk: Desk, pipes: Pipes)
         max_size=60,
     ),
 )
-def test_no_byte_is_lost_or_reordered_whatever_comes_first(event_idx: bool, steps: list[tuple[str, object]]) -> None:
-    with GuestMemory.create(MEMORY_SIZE) as memory, contextlib.closing(Pipes()) as pipes:
-        desk = Desk(memory, pipes.input_fd, pipes.output_fd, event_idx=event_idx)
+def test_no_byte_is_lost_or_reordered_whatever_comes_first(
+    event_idx: bool, is_ring_aware: bool, steps: list[tuple[str, object]]
+) -> None:
+    with GuestMemory.create(MEMORY_SIZE) as memory, Page.create() as page, contextlib.closing(Pipes()) as pipes:
+        desk = Desk(memory, pipes.input_fd, pipes.output_fd, event_idx=event_idx, page=page if is_ring_aware else None)
         desk.start()
         typed, came = b"", b""
         for step, what in steps:
@@ -233,6 +292,7 @@ def test_no_byte_is_lost_or_reordered_whatever_comes_first(event_idx: bool, step
             desk.offer(64)
         assert came == typed + b"\x04"
         assert not desk.is_watched
+        assert desk.changes == 1 or not is_ring_aware  # the one at the end
 
 
 # ---- The end of the input ----

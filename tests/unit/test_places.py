@@ -351,9 +351,9 @@ def test_a_ring_that_lies_nowhere_is_refused_when_it_is_watched(lab: Lab) -> Non
     for view in (RingView(lab.memory.size, 0), RingView(0x1001, 0), RingView(0x1000, 64)):
         if lab.place == "fork":  # opened after the fork: refused by the next child
             sources = [lab.source()]
-        bad = Source(sources[0].fd, "ring", view)
-        with pytest.raises(SourceRefused, match=rf"^{lab.place}/select: ring: "):
-            wake.watch(bad)
+        for bad in (Source(sources[0].fd, "ring", view), Source(sources[0].fd, "ring", None, view)):
+            with pytest.raises(SourceRefused, match=rf"^{lab.place}/select: ring: "):
+                wake.watch(bad)
     lab.serve(wake, good)
 
 

@@ -138,7 +138,7 @@ def test_what_was_taken_is_known_to_whoever_has_the_page(memory: GuestMemory, pa
 def test_slots_do_not_know_each_other(memory: GuestMemory, page: Page) -> None:
     vrings = [VringFd(memory, page, USED_IDX + 64 * slot, slot) for slot in (0, 1, VRING_SLOTS - 1)]
     for at, vring in enumerate(vrings):
-        memory.u16[vring.view.used_idx_addr >> 1] = at + 1
+        memory.u16[vring.view.idx_addr >> 1] = at + 1
         assert [each.poll() for each in vrings] == [each is vring for each in vrings]
         assert vring.read() == at + 1
     for vring in vrings:

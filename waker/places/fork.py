@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shared.child import TERMINAL_SIGNALS
-from shared.errors import LabError, SourceRefused
+from shared.errors import LabError, SourceRefused, UsageError
 from shared.wire import PeerGone
 from waker.api import Command, Outgrown, Release, Setup, Source, Unwatch, Watch
 from waker.places.child import Child
@@ -131,6 +131,9 @@ class ForkPlace:
 
     def release(self, upto: int) -> None:
         self._write(_INT.pack(_RELEASE_MARK) + _BREAK_NUMBER.pack(upto))
+
+    def nudge(self) -> None:
+        raise UsageError("a forked Waker cannot see what the Guest gives, so it leaves nothing alone")
 
     def is_alive(self) -> bool:
         return self._child.is_alive()

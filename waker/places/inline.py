@@ -99,6 +99,10 @@ class InlineWaker:
         if self._watched.has_news():
             self._flag[0] = 1  # a ring is level-triggered, too
 
+    def nudge(self) -> None:
+        assert self._watched is not None
+        self._watched.feed()
+
     def is_alive(self) -> bool:
         return True
 

@@ -20,14 +20,14 @@ from shared.memory import Canary, GuestMemory
 from shared.page import Page
 from shared.vring import RingView
 from shared.wire import Kind, PeerGone, Wire
-from waker.api import Command, Release, Setup, Source, Unwatch, Watch
+from waker.api import Command, Nudge, Release, Setup, Source, Unwatch, Watch
 from waker.places.child import Child
 from waker.serve import serve
 from waker.strategies import make_strategy, strategy_names
 from waker.watchset import WatchSet
 
-_NO_RING = (1 << 64) - 1
-_NUMBERS_PER_SOURCE = 3
+_NOWHERE = ((1 << 64) - 1, 0)
+_NUMBERS_PER_SOURCE = 5  # the token; where its ring is, and its room: address and slot
 
 
 class _SocketChannel:
@@ -46,18 +46,16 @@ class _SocketChannel:
             return [Release(numbers[0])]
         if message.kind is Kind.UNWATCH and numbers and not fds:
             return [Unwatch(numbers[0], numbers[1:])]
+        if message.kind is Kind.NUDGE and not numbers and not fds:
+            return [Nudge()]
         names = message.text.split("\0")
         if message.kind is Kind.WATCH and len(numbers) == 1 + _NUMBERS_PER_SOURCE * len(fds) and len(names) == len(fds):
-            rows = zip(numbers[1::3], numbers[2::3], numbers[3::3], fds, names, strict=True)
-            return [
-                Watch(
-                    numbers[0],
-                    [
-                        (token, Source(fd, name, None if addr == _NO_RING else RingView(addr, slot)))
-                        for token, addr, slot, fd, name in rows
-                    ],
-                )
+            rows = zip(*(numbers[1 + n :: _NUMBERS_PER_SOURCE] for n in range(_NUMBERS_PER_SOURCE)), strict=True)
+            sources = [
+                (token, Source(fd, name, _view(ring, ring_slot), _view(room, room_slot)))
+                for (token, ring, ring_slot, room, room_slot), fd, name in zip(rows, fds, names, strict=True)
             ]
+            return [Watch(numbers[0], sources)]
         message.close_fds()
         raise WireError(
             f"wire: {message.kind.name} with {len(numbers)} numbers and {len(fds)} fds makes no sense to a Waker"
@@ -122,13 +120,16 @@ class ProcessPlace:
     def _watch(self, command: Watch) -> str | None:
         numbers = [command.generation]
         for token, source in command.sources:
-            numbers += (token, *(source.ring or (_NO_RING, 0)))
+            numbers += (token, *(source.ring or _NOWHERE), *(source.room or _NOWHERE))
         names = "\0".join(source.name for _, source in command.sources)
         self._wire.send(Kind.WATCH, numbers, names, [source.fd for _, source in command.sources])
         return self._answer(command.generation)
 
     def release(self, upto: int) -> None:
         self._wire.send(Kind.RELEASE, [upto])
+
+    def nudge(self) -> None:
+        self._wire.send(Kind.NUDGE)
 
     def is_alive(self) -> bool:
         return self._child.is_alive()
@@ -177,6 +178,10 @@ def live_as_process(socket_fd: int) -> int:
         print(f"waker: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _view(addr: int, slot: int) -> RingView | None:
+    return None if (addr, slot) == _NOWHERE else RingView(addr, slot)
 
 
 def _take_hello(hello: wire.Message) -> tuple[str, GuestMemory, Page, Breaker]:

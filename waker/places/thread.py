@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 from shared.errors import LabError, SourceRefused, WakerError
 from shared.wire import PeerGone
-from waker.api import Channel, Command, Release, Setup, Unwatch, Watch
+from waker.api import Channel, Command, Nudge, Release, Setup, Unwatch, Watch
 from waker.places.child import do_nothing
 from waker.serve import serve
 from waker.strategies import make_strategy
@@ -97,6 +97,9 @@ class ThreadPlace:
 
     def release(self, upto: int) -> None:
         self._order(Release(upto))
+
+    def nudge(self) -> None:
+        self._order(Nudge())
 
     def is_alive(self) -> bool:
         return not self._has_ended
