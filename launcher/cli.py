@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--waker",
         default=DEFAULT_WAKER,
         metavar="NAME",
-        help="PLACE/STRATEGY[+BREAKER] (default: %(default)s)",
+        help="PLACE/STRATEGY[+BREAKER][+ring-aware] (default: %(default)s)",
     )
     run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
     run.add_argument("--verbose", action="store_true", help="say at the end what was counted")

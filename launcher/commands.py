@@ -70,6 +70,7 @@ def _wakers() -> list[dict[str, object]]:
             "place": waker.parse(name).place,
             "strategy": waker.parse(name).strategy,
             "breakers": _breakers_of(name),
+            "ring_aware": not waker.parse(name).needs_private_memory,
             "why_not": waker.why_not(name),
             "description": waker.description(name),
         }

@@ -6,31 +6,17 @@ A rule raises `RuleBroken` when it does not hold, `RuleSkipped` when it cannot b
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import resource
-import select
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from time import monotonic
 
-import psutil
-
 import waker
-from launcher.check.rig import ExpectedlyRestless, ExpectedlyStale, Rig, RuleBroken, RuleSkipped, open_rig
-from launcher.devices.peer import VringPeer
-from launcher.devices.pulse import Pulse
+from launcher.check.props import count_switches, filler, kill_a_launcher, many_fds, names_left, open_some
+from launcher.check.rig import ExpectedlyRestless, ExpectedlyStale, RuleBroken, RuleSkipped, open_rig
 from launcher.guests.idle import COUNTER
 from shared.driverqueue import DriverQueue
 from shared.errors import SourceRefused
 from shared.page import LOOKED_IDX, LOOKS, SPURIOUS, WAKES
-from shared.virtqueue import Virtqueue
 from shared.vring import ring_doorbell
-from waker import Source
 
 EARLY_BREAKS = 200
 DEATHS = 4
@@ -76,12 +62,12 @@ def w3_quiet(waker_name: str, engine: str) -> str:
         rig.machine.loop.unwatch([rig.pulse.sources[0]])
         rig.pulse.ring(0)
         rig.expect_quiet("an fd that is not watched is ready")
-        wakes, switches = words[WAKES], _switches(rig)
+        wakes, switches = words[WAKES], count_switches(rig)
         rig.expect_quiet("nothing happens")
         if waker.parse(waker_name).strategy == "spin":
             raise ExpectedlyRestless(f"it never sleeps: looked {words[WAKES] - wakes} times while nothing happened")
         _expect(words[WAKES] == wakes, f"the strategy returned {words[WAKES] - wakes} times while nothing happened")
-        moved = None if switches is None else (_switches(rig) or 0) - switches
+        moved = None if switches is None else (count_switches(rig) or 0) - switches
         _expect(not moved, f"the Waker was scheduled {moved} times while nothing happened")
         rig.pulse.ring(1)
         rig.expect_break("its neighbour became ready")
@@ -148,7 +134,7 @@ def w6_early(waker_name: str, engine: str) -> str:
 
 def w7_vring(waker_name: str, engine: str) -> str:
     """A vring fd is ready exactly when the ring has news, seen through the Waker's own mapping."""
-    with open_rig(waker_name, engine) as rig, _filler(rig) as fill:
+    with open_rig(waker_name, engine) as rig, filler(rig) as fill:
         words, memory = rig.machine.page.words, rig.machine.memory
         guest: DriverQueue[int] = DriverQueue(memory, rig.vring.layout, "guest queue")
         for number in range(4):
@@ -221,17 +207,17 @@ def w8_reuse(waker_name: str, engine: str) -> str:
 
 def w9_exit(waker_name: str, engine: str) -> str:
     """When the Launcher dies (SIGKILL too) the Waker is gone within 100 ms, and nothing is left."""
-    before = _names_left()
+    before = names_left()
     took_ms = []
     for _ in range(3):  # the best of three: a busy machine may be late to run a process that must exit
-        took_s = _kill_a_launcher(waker_name, engine)
+        took_s = kill_a_launcher(waker_name, engine)
         took_ms.append(took_s * 1e3)
         if took_s <= GONE_WITHIN_S:
             break
     _expect(min(took_ms) <= GONE_WITHIN_S * 1e3, f"the Waker outlived its Launcher by {min(took_ms):.0f} ms")
     # Another program's name may come and go; one of ours would stay.
     end = monotonic() + GONE_WITHIN_S
-    while (left := _names_left() - before) and monotonic() < end:
+    while (left := names_left() - before) and monotonic() < end:
         pass
     _expect(not left, f"left behind: {sorted(left)}")
     return f"all gone {min(took_ms):.1f} ms after SIGKILL, nothing left"
@@ -266,11 +252,11 @@ def w10_death(waker_name: str, engine: str) -> str:
 
 def w11_many(waker_name: str, engine: str) -> str:
     """10,000 fds; what cannot take them refuses the one it cannot in one clear sentence, and goes on."""
-    with _many_fds(), open_rig(waker_name, engine) as rig:
+    with many_fds(MANY), open_rig(waker_name, engine) as rig:
         loop, pulse = rig.machine.loop, rig.pulse
         refusal, batch = "", 2500
         while len(pulse.sources) < MANY and not refusal:
-            sources = _open_some(pulse, batch)
+            sources = open_some(pulse, batch)
             rig.machine.table.adopt(pulse, sources)
             try:
                 loop.watch(sources)
@@ -330,90 +316,3 @@ RULES: dict[str, Rule] = {
 def _expect(holds: bool, otherwise: str) -> None:
     if not holds:
         raise RuleBroken(otherwise)
-
-
-def _switches(rig: Rig) -> int | None:
-    """How often the Waker's process was scheduled; None for one that has no process of its own."""
-    pid = rig.machine.loop.waker.stats().pid
-    if pid == os.getpid():
-        return None
-    counts = psutil.Process(pid).num_ctx_switches()
-    return int(counts.voluntary) + int(counts.involuntary)
-
-
-@contextlib.contextmanager
-def _filler(rig: Rig) -> Iterator[Callable[[str], None]]:
-    """Yield what fills the Guest's next buffer: another process, wherever memory can be given to one."""
-    memory, vring = rig.machine.memory, rig.vring
-    if memory.is_shared:
-        with VringPeer(memory, vring.layout, vring.fd) as peer:
-            yield peer.fill
-        return
-    queue = Virtqueue(memory, vring.layout, "vring")
-
-    def fill(text: str) -> None:
-        chain = queue.pop()
-        assert chain is not None  # the rule has just offered it
-        queue.push(chain, chain.write(text.encode()))
-        ring_doorbell(vring.fd.doorbell)
-
-    yield fill
-
-
-@contextlib.contextmanager
-def _many_fds() -> Iterator[None]:
-    """Raise the limit of open files as far as it goes, for this process and the Wakers it starts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < MANY + 256:
-        raise RuleSkipped(f"RLIMIT_NOFILE's hard limit is {hard}; {MANY + 256} open files are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _open_some(pulse: Pulse, count: int) -> list[Source]:
-    """Open `count` more sources, or as many as there is room for (some take two fds)."""
-    sources: list[Source] = []
-    try:
-        while len(sources) < count:
-            sources.append(pulse.open())
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-    return sources
-
-
-def _names_left() -> set[str]:
-    found = set()
-    for folder in ("/dev/shm", "/dev/mqueue"):
-        with contextlib.suppress(OSError):
-            found |= {str(path) for path in Path(folder).iterdir()}
-    return found
-
-
-def _kill_a_launcher(waker_name: str, engine: str) -> float:
-    """Run a Launcher, kill it while its Guest sleeps, and return after how many seconds its Waker was gone."""
-    argv = [sys.executable, "-P", "-m", "launcher", "run", "--engine", engine, "--waker", waker_name, "idle"]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    ) as launcher:
-        assert launcher.stderr is not None
-        said = launcher.stderr.readline().decode()
-        if not said.startswith("launcher: guest idle"):
-            launcher.kill()
-            raise RuleBroken(f"a Launcher did not start: {said.strip()}")
-        pids = [launcher.pid, *(child.pid for child in psutil.Process(launcher.pid).children(recursive=True))]
-        pidfds = [os.pidfd_open(pid) for pid in pids]
-        try:
-            launcher.send_signal(signal.SIGKILL)
-            start = monotonic()
-            for pid, pidfd in zip(pids, pidfds, strict=True):
-                if not select.select([pidfd], [], [], 5.0)[0]:
-                    os.kill(pid, signal.SIGKILL)
-                    raise RuleBroken(f"process {pid} was still there 5 s after its Launcher died")
-            return monotonic() - start
-        finally:
-            for pidfd in pidfds:
-                os.close(pidfd)

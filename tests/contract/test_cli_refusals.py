@@ -132,11 +132,16 @@ def test_a_waker_that_is_not_known_is_told_which_are(name: str) -> None:
     assert sentence == f"waker '{name}' is not known; there are {', '.join(waker.names())}"
 
 
-@pytest.mark.parametrize("breaker", ["", "foo", "signal+signal"])
+@pytest.mark.parametrize("breaker", ["", "foo"])
 def test_a_breaker_that_is_not_known_is_told_which_are(breaker: str) -> None:
     sentence = refused("run", f"--waker=process/select+{breaker}")
     assert sentence.startswith(f"breaker '{breaker}' of waker 'process/select+{breaker}' is not known; there are ")
     assert "signal" in sentence
+
+
+def test_two_breakers_are_one_too_many() -> None:
+    sentence = refused("run", "--waker=process/select+signal+signal")
+    assert sentence == "waker 'process/select+signal+signal': one breaker is enough, and 'ring-aware' is said once"
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -18,7 +18,7 @@ import pytest
 
 import shared.child
 from launcher import engines
-from launcher.check import endurance, rig, rules
+from launcher.check import endurance, props, rig, rules
 from launcher.check.endurance import endure
 from launcher.check.report import FAIL, PASS, try_rule
 from launcher.check.rig import RuleBroken
@@ -429,7 +429,7 @@ def test_a_name_that_is_left_behind_fails_w9(
     # In a folder of our own: a name in /dev/shm would fail every W9 that is tried on this machine meanwhile.
     names = tmp_path / "shm"
     names.mkdir()
-    monkeypatch.setattr(rules, "_names_left", lambda: {path.name for path in names.iterdir()})
+    monkeypatch.setattr(rules, "names_left", lambda: {path.name for path in names.iterdir()})
     customized(f"from pathlib import Path\nPath({str(names / 'forgotten')!r}).touch()\n")
     assert_fails("W9", "left behind: ['forgotten']")
 
@@ -437,7 +437,7 @@ def test_a_name_that_is_left_behind_fails_w9(
 def test_w9_looks_where_names_are() -> None:
     name = Path("/dev/shm") / f"a-test-of-w9-{os.getpid()}"
     name.touch()
-    found = rules._names_left()
+    found = props.names_left()
     name.unlink()
     assert str(name) in found
 
