@@ -92,11 +92,17 @@ def _breakers() -> list[dict[str, object]]:
             "name": kind,
             "engines": [engine.name for engine in engines.of_breaker(kind)],
             "default_of": [engine.name for engine in engines.of_breaker(kind) if engine.breakers[0] == kind],
-            "why_not": breakers.missing(kind),
+            "why_not": breakers.missing(kind) or _why_no_engine(kind),
             "description": breakers.description(kind),
         }
         for kind in breakers.KINDS
     ]
+
+
+def _why_no_engine(kind: str) -> str | None:
+    """Return why none of the engines that this breaker stops can run here, or None when one can."""
+    reasons = [engine.why_not() for engine in engines.of_breaker(kind)]
+    return next(iter(reasons), "it stops no engine") if all(reasons) else None
 
 
 def _stops(row: dict[str, object]) -> str:

@@ -37,10 +37,10 @@ import os
 import signal
 from collections.abc import Sequence
 from importlib import import_module
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from shared.errors import UsageError
-from shared.linux import IS_WEAKLY_ORDERED, fence
+from shared.linux import IS_WEAKLY_ORDERED, fence, tgkill
 from shared.page import BREAK, Page
 
 KICK_SIGNAL = signal.SIGUSR1
@@ -148,6 +148,22 @@ class FlagFirst:
         """Do nothing: all there is, is in the control page."""
 
 
+class KickedInPage(FlagFirst):
+    """A kick that goes through the control page, which both sides have: nothing to pass, nothing to close."""
+
+    kind: ClassVar[str]
+    shape: ClassVar[tuple[int, int]] = (0, 0)
+
+    @classmethod
+    def from_handle(cls, page: Page, _numbers: Sequence[int], _fds: Sequence[int]) -> Self:
+        """Make the peer's end."""
+        return cls(page)
+
+    def handle(self) -> BreakHandle:
+        """Return the kind's name: that is all."""
+        return BreakHandle(self.kind)
+
+
 class KickedByFd(FlagFirst):
     """A kick that goes through a file: one fd to write it, which can be passed on, and one to read it."""
 
@@ -160,6 +176,11 @@ class KickedByFd(FlagFirst):
         self._writer = writer
         self._reader = -1 if reader is None else reader
 
+    @classmethod
+    def from_handle(cls, page: Page, _numbers: Sequence[int], fds: Sequence[int]) -> Self:
+        """Make the peer's end, which writes."""
+        return cls(page, fds[0])
+
     def handle(self) -> BreakHandle:
         """Return the fd that is written to."""
         return BreakHandle(self.kind, (), (self._writer,))
@@ -170,6 +191,12 @@ class KickedByFd(FlagFirst):
         self._writer = self._reader = -1
         for fd in fds:
             os.close(fd)
+
+
+def kick_thread(pid: int, tid: int) -> None:
+    """Send a vCPU's thread the kick signal, if it is still there: else its Waker is about to hear of it."""
+    with contextlib.suppress(ProcessLookupError):
+        tgkill(pid, tid, KICK_SIGNAL)
 
 
 def _kinds() -> tuple[str, ...]:

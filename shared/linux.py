@@ -10,7 +10,6 @@ import ctypes
 import os
 import sys
 from _thread import allocate_lock
-from collections.abc import Callable
 from errno import EAGAIN, EINTR, EOVERFLOW
 
 from shared.errors import CannotRunError
@@ -39,7 +38,6 @@ _MEMBARRIER_GLOBAL_EXPEDITED = ctypes.c_long(1 << 1)
 _FUTEX_WAIT = 0
 _FUTEX_WAKE = 1
 _ALL = (1 << 31) - 1
-_SIGACTION_ROOM = 512  # a struct sigaction, whose layout nobody here needs, is 152 bytes on x86-64
 
 
 def raise_errno(call: str) -> None:
@@ -88,22 +86,21 @@ def tgkill(pid: int, tid: int, signo: int) -> None:
         raise_errno("tgkill")
 
 
-def handle_by_doing_nothing(signo: int) -> Callable[[], None]:
-    """Have a signal interrupt what its thread sleeps in, and do nothing else; return what undoes this.
+def handle_by_doing_nothing(signo: int) -> None:
+    """Have a signal end KVM_RUN, and do nothing else, for as long as this process lives.
 
     A handler in Python is not nothing: the interpreter notes the signal, writes to the fd of `set_wakeup_fd`, and
     runs it in the main thread. So it is abs(3), which any C library has: given the signal's number, it returns it.
+    signal(3) sets SA_RESTART: a read goes on as if nothing were, a futex wait looks at its word again (signal(7)).
+    It is not undone: another thread's vCPU may count on it, and what was there before ends the process.
     """
-    before = ctypes.create_string_buffer(_SIGACTION_ROOM)
-    _libc.sigaction(signo, None, before)
     _set_handler(signo, ctypes.cast(_libc.abs, ctypes.c_void_p))
-    return lambda: _libc.sigaction(signo, before, None)
 
 
 def futex_wait(address: int, value: int) -> None:
     """Sleep until somebody wakes the 32-bit word at `address`, in whatever process: if it is `value` (futex(2)).
 
-    Raises `BlockingIOError` when it is not, `InterruptedError` after a signal's handler has run.
+    Raises `BlockingIOError` when it is not, `InterruptedError` after a handler without SA_RESTART has run.
     """
     syscall(_SYS_FUTEX, address, _FUTEX_WAIT, value, 0, name="futex")
 

@@ -43,7 +43,7 @@ def check(
 ) -> Iterator[Finding]:
     """Try the rules on every pair, in order; the main thread only, which becomes the vCPU's.
 
-    `kinds` are the breakers to try on every Waker that has none in its name; without them it is the engine's default.
+    `kinds` are the breakers to try on every Waker; without them it is the one in its name, or the engine's default.
     """
     for engine_name in engine_names:
         engine = engines.get(engine_name)
@@ -67,15 +67,24 @@ def _expect_breaker(kind: str, engine_names: Sequence[str]) -> None:
         raise UsageError(engines.refuse_breaker(kind, engines.get(engine_names[0])))
 
 
+def _expect_pair(waker_name: str, engine_names: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raise `UsageError` for a Waker that was asked for and can stop none of these engines, with its own breaker."""
+    breaker = waker.parse(waker_name).breaker
+    if breaker is not None and kinds:
+        raise UsageError(f"waker '{waker_name}' names its breaker; leave --breaker or '+{breaker}' away")
+    refusals = [_why_no_pair(engines.get(name), waker_name) for name in engine_names]
+    if refusals[0] is not None and all(refusals):
+        raise UsageError(refusals[0])
+
+
 def _with_breakers(wakers: Sequence[str], engine: engines.Engine, kinds: Sequence[str]) -> Iterator[str]:
     """Yield each Waker with each of the breakers that can stop this engine, under its full name."""
     for name in wakers:
         parsed = waker.parse(name)
         if not kinds or parsed.breaker is not None:
             yield name
-        elif parsed.place == INLINE:
-            if ALL in kinds:
-                yield name  # it is a breaker by itself
+        elif parsed.place == INLINE:  # it is a breaker by itself, and says so of any other
+            yield from [name] if ALL in kinds else (f"{name}+{kind}" for kind in kinds)
         else:
             yield from (f"{name}+{kind}" for kind in engine.breakers if kind in kinds or ALL in kinds)
 
@@ -142,6 +151,8 @@ def main(
     engine_names = engine_names or engines.names()
     for kind in kinds or ():
         _expect_breaker(kind, engine_names)
+    for name in wakers or ():
+        _expect_pair(name, engine_names, kinds or ())
     findings = check(wakers or waker.names(), engine_names, rules or list(RULES), kinds or ())
     with _interrupted_between_rules() as check_interrupt:
         findings = _until(check_interrupt, findings)

@@ -68,8 +68,8 @@ def refuse_breaker(kind: str, engine: Engine) -> str:
     """Return the sentence that says why this breaker is not for this engine, and what is."""
     others = " or ".join(other.name for other in of_breaker(kind))
     return (
-        f"breaker '{kind}' cannot stop engine {engine.name}, whose Guest is stopped by "
-        f"{' or '.join(engine.breakers)}; take one of these, or engine {others}"
+        f"breaker '{kind}' cannot stop engine {engine.name}; take one that can ({', '.join(engine.breakers)}), "
+        f"or engine {others}"
     )
 
 
@@ -89,6 +89,9 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
     reason = kvm.why_not()
     if breaker is not None and breaker not in kvm.BREAKERS:
         reason = f"its Guest is not stopped by {breaker}"
+        if guest not in guests.names():
+            image.check(guest)
+            raise UsageError(f"image '{guest}' is machine code: {refuse_breaker(breaker, _ENGINES['kvm'])}")
     elif breaker is not None and breaker not in python.BREAKERS and reason is not None:
         raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {reason}")
     if reason is None:

@@ -6,7 +6,6 @@ It stops an engine that looks at the flag by itself while it computes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import ClassVar
 
 from shared.breaker import ExitFlag, KickedByFd
@@ -23,10 +22,6 @@ class EventfdBreaker(KickedByFd):
         """Make one for a vCPU of this process."""
         fd = os.eventfd(0, os.EFD_CLOEXEC)
         return cls(page, fd, fd)
-
-    @classmethod
-    def from_handle(cls, page: Page, _numbers: Sequence[int], fds: Sequence[int]) -> EventfdBreaker:
-        return cls(page, fds[0])
 
     def break_out(self) -> None:
         self._set()

@@ -13,19 +13,17 @@ futex is 32 bits wide; the break word is 64, little-endian, and holds 0 or 1, so
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import ClassVar
 
-from shared.breaker import BreakHandle, ExitFlag, FlagFirst
+from shared.breaker import ExitFlag, KickedInPage
 from shared.linux import futex_wait, futex_wake
 from shared.page import Page
 
 
-class FutexBreaker(FlagFirst):
+class FutexBreaker(KickedInPage):
     """The flag is the kick: it stays until it is cleared."""
 
     kind: ClassVar[str] = "futex"
-    shape: ClassVar[tuple[int, int]] = (0, 0)
 
     def __init__(self, page: Page) -> None:
         super().__init__(page)
@@ -36,10 +34,6 @@ class FutexBreaker(FlagFirst):
         """Make one for a vCPU of this process."""
         return cls(page)
 
-    @classmethod
-    def from_handle(cls, page: Page, _numbers: Sequence[int], _fds: Sequence[int]) -> FutexBreaker:
-        return cls(page)
-
     def break_out(self) -> None:
         self._set()
         futex_wake(self._address)
@@ -48,6 +42,3 @@ class FutexBreaker(FlagFirst):
         # EAGAIN: the flag was set already. EINTR: a signal's handler has run, and the caller looks at the flag again.
         with contextlib.suppress(BlockingIOError, InterruptedError):
             futex_wait(self._address, 0)
-
-    def handle(self) -> BreakHandle:
-        return BreakHandle(self.kind)

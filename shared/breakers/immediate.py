@@ -9,7 +9,7 @@ What it saves is the change of masks at each entry. What it costs is privilege: 
 refuses it every ioctl (EIO: another process), but lets it map kvm_run, and scribble there. `signal` needs two numbers.
 
 A halted vCPU sleeps in a futex on the flag: a break that came before the sleep is seen by the kernel's own look at
-the flag, and one that comes later sends a signal, after which the kernel looks again.
+the flag, and one that comes later sends a signal, after which the kernel starts the wait anew, with another look.
 
 Taking the kick is Dekker's pattern: the byte is cleared, *then* the flag is read, while the other side sets the flag
 and then the byte. Without a fence in between, an x86 may read the flag before its 0 reaches memory, where it wipes
@@ -26,9 +26,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from shared.breaker import KICK_SIGNAL, BreakHandle, ExitFlag, FlagFirst
+from shared.breaker import KICK_SIGNAL, BreakHandle, ExitFlag, FlagFirst, kick_thread
 from shared.errors import UsageError
-from shared.linux import fence, futex_wait, handle_by_doing_nothing, tgkill
+from shared.linux import fence, futex_wait, handle_by_doing_nothing
 from shared.page import Page
 
 
@@ -49,22 +49,21 @@ class ImmediateBreaker(FlagFirst):
 
     @classmethod
     def create(cls, page: Page, flag: ExitFlag | None = None) -> ImmediateBreaker:
-        """Make the calling thread the vCPU's: the kick is handled, and let through, from here to `close`."""
+        """Make the calling thread the vCPU's: the kick is let through, from here to `close`, and handled for good."""
         if flag is None or flag.fd < 0:
             raise UsageError("breaker 'immediate' needs a vCPU with a byte that ends its next run: engine kvm")
-        put_back = handle_by_doing_nothing(KICK_SIGNAL)
+        handle_by_doing_nothing(KICK_SIGNAL)
         was_blocked = KICK_SIGNAL in signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
 
         def undo() -> None:
             if was_blocked:
                 signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
-            put_back()
 
         return cls(page, os.getpid(), threading.get_native_id(), flag, undo)
 
     @classmethod
     def from_handle(cls, page: Page, numbers: Sequence[int], fds: Sequence[int]) -> ImmediateBreaker:
-        """Map the byte, and close the fd: the mapping is all that is needed."""
+        """Map the byte, and close the fd: the mapping keeps a copy of it."""
         pid, tid, offset, size = numbers
         fd = fds[0]
         try:
@@ -82,8 +81,7 @@ class ImmediateBreaker(FlagFirst):
     def break_out(self) -> None:
         self._set()
         self._byte[0] = 1
-        with contextlib.suppress(ProcessLookupError):  # the Launcher has gone; its Waker is about to hear of it
-            tgkill(self._pid, self._tid, KICK_SIGNAL)
+        kick_thread(self._pid, self._tid)
 
     def clear(self) -> None:
         self._byte[0] = 0

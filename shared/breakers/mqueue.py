@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from typing import ClassVar
 
 from shared.breaker import ExitFlag, KickedByFd
@@ -57,10 +56,6 @@ class MqueueBreaker(KickedByFd):
             os.close(reader)
             raise
         return cls(page, writer, reader)
-
-    @classmethod
-    def from_handle(cls, page: Page, _numbers: Sequence[int], fds: Sequence[int]) -> MqueueBreaker:
-        return cls(page, fds[0])
 
     def break_out(self) -> None:
         self._set()

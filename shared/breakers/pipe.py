@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from typing import ClassVar
 
 from shared.breaker import ExitFlag, KickedByFd
@@ -28,10 +27,6 @@ class PipeBreaker(KickedByFd):
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         return cls(page, writer, reader)
-
-    @classmethod
-    def from_handle(cls, page: Page, _numbers: Sequence[int], fds: Sequence[int]) -> PipeBreaker:
-        return cls(page, fds[0])
 
     def break_out(self) -> None:
         self._set()

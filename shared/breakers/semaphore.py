@@ -10,19 +10,17 @@ in the Waker, and a Waker that comes later finds it where the first one did.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from shared.breaker import BreakHandle, ExitFlag, FlagFirst
+from shared.breaker import ExitFlag, KickedInPage
 from shared.linux import Semaphore
 from shared.page import Page
 
 
-class SemaphoreBreaker(FlagFirst):
+class SemaphoreBreaker(KickedInPage):
     """What is posted stays until it is waited for."""
 
     kind: ClassVar[str] = "semaphore"
-    shape: ClassVar[tuple[int, int]] = (0, 0)
 
     def __init__(self, page: Page) -> None:
         super().__init__(page)
@@ -35,10 +33,6 @@ class SemaphoreBreaker(FlagFirst):
         breaker._semaphore.begin()
         return breaker
 
-    @classmethod
-    def from_handle(cls, page: Page, _numbers: Sequence[int], _fds: Sequence[int]) -> SemaphoreBreaker:
-        return cls(page)
-
     def break_out(self) -> None:
         self._set()
         self._semaphore.post()
@@ -49,6 +43,3 @@ class SemaphoreBreaker(FlagFirst):
         if self._semaphore.wait():
             while self._semaphore.try_wait():
                 pass
-
-    def handle(self) -> BreakHandle:
-        return BreakHandle(self.kind)

@@ -7,15 +7,13 @@ and the right to send this process a signal.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
 from collections.abc import Sequence
 from typing import ClassVar
 
-from shared.breaker import KICK_SIGNAL, BreakHandle, ExitFlag, FlagFirst
-from shared.linux import tgkill
+from shared.breaker import KICK_SIGNAL, BreakHandle, ExitFlag, FlagFirst, kick_thread
 from shared.page import Page
 
 
@@ -44,8 +42,7 @@ class SignalBreaker(FlagFirst):
 
     def break_out(self) -> None:
         self._set()
-        with contextlib.suppress(ProcessLookupError):  # the Launcher has gone; its Waker is about to hear of it
-            tgkill(self._pid, self._tid, KICK_SIGNAL)
+        kick_thread(self._pid, self._tid)
 
     def wait(self) -> None:
         signal.sigwaitinfo({KICK_SIGNAL})
