@@ -78,19 +78,20 @@ class Loop:
         self.waker.unwatch(*sources)
 
     def _service(self) -> None:
-        ready = self.ready.ready()
-        for source in ready:
-            if source not in self.ready:
-                continue  # unwatched while another was served: its number may be a third one's by now
+        served = 0
+        for source in self.ready.ready():
+            # Lost, or unwatched while another was served: its number may be another file's, from which nobody is to
+            # read. (0.4 us, of a wake-up's 6.)
             if self.ready.is_lost(source):
-                # Its number may be another file's, from which nobody is to read. (0.5 us, where a wake-up takes 50.)
                 self.unwatch([source])
-            elif self.stop is not None and source is self.stop.source:
+                continue
+            served += 1
+            if self.stop is not None and source is self.stop.source:
                 self.stop.take()
-            elif not self._serve(source):
+            elif not self.table.serve(source):
                 self.unwatch([source])
-        if ready:
-            self.page.words[SERVICED] += len(ready)
+        if served:
+            self.page.words[SERVICED] += served
             if self.trace.is_on:
                 self.trace.stamp(Stage.SERVICED)
         else:
@@ -98,11 +99,3 @@ class Loop:
             # break the Guest for ever.
             self.page.words[SPURIOUS] += 1
             self.unwatch(self.ready.lost())
-
-    def _serve(self, source: Source) -> bool:
-        try:
-            return self.table.serve(source)
-        except OSError:
-            if not self.ready.is_lost(source):
-                raise
-            return False  # closed while it was watched: the device's mistake, and nobody else's trouble

@@ -5,7 +5,8 @@
     scripts/latency --fds 1,10,100,1000,10000 --json FILE       the cost against the number of watched files
     scripts/latency --trace python:idle:process/select          the median of each hop
 
-An arm is `c:PROGRAM` (direct, thread_select, process_select) or `ENGINE:GUEST:WAKER`. A latency counts from the
+An arm is `c:PROGRAM` (direct, thread_select, process_select; kvm_sigio and kvm_thread_select, with a Guest that
+computes) or `ENGINE:GUEST:WAKER`. A latency counts from the
 stimulus' stamp, immediately before its write, to the Launcher having read it. Absolute times mean nothing on a
 shared machine; ratios in one run do. Beside a ratio stands where the middle half of its blocks lies: that is the noise.
 """
@@ -50,8 +51,8 @@ from shared.errors import LabError
 
 SCHEMA = 1
 
-_C_ARMS = ("c:direct", "c:thread_select", "c:process_select")
-_CURVE_ARMS = (*_C_ARMS, "python:idle:*")
+_C_ARMS = ("c:direct", "c:thread_select", "c:process_select", "c:kvm_sigio", "c:kvm_thread_select")
+_CURVE_ARMS = ("c:direct", "c:*_select", "python:idle:*")
 # What else may be the best of all.
 _DEFAULT_ARMS = (
     *_C_ARMS,

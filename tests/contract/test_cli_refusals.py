@@ -176,8 +176,8 @@ def test_unknown_commands_and_lists_are_told_which_are() -> None:
 def test_a_pair_that_cannot_work_says_why_and_what_would() -> None:
     sentence = refused_on("kvm", "--waker", "process/select+eventfd")
     assert sentence == (
-        "waker 'process/select+eventfd': breaker 'eventfd' cannot stop engine kvm, whose Guest is stopped by "
-        "signal or immediate; take one of these, or engine python"
+        "waker 'process/select+eventfd': breaker 'eventfd' cannot stop engine kvm; take one that can "
+        "(signal, immediate), or engine python"
     )
 
 

@@ -437,22 +437,22 @@ def test_its_signal_disturbs_nobody_who_is_not_asleep(immediate: Breaker) -> Non
     assert not kick_is_blocked()
 
 
-def test_what_was_done_about_its_signal_before_is_done_again_after(page: Page, flag: ExitFlag) -> None:
-    handled: list[int] = []
-    before = signal.signal(KICK_SIGNAL, lambda signo, frame: handled.append(signo))
+def test_its_signal_is_blocked_again_where_it_was_and_stays_harmless(page: Page, flag: ExitFlag) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
-    try:
-        breaker = breakers.create("immediate", page, flag)
-        breaker.break_out()
-        breaker.close()
-        assert kick_is_blocked()
-        assert not handled
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
-        signal.raise_signal(KICK_SIGNAL)
-        assert handled == [KICK_SIGNAL]
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
-        signal.signal(KICK_SIGNAL, before)
+    breaker = breakers.create("immediate", page, flag)
+    assert not kick_is_blocked()
+    breaker.close()
+    assert kick_is_blocked()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
+    signal.raise_signal(KICK_SIGNAL)
+
+
+def test_the_first_of_two_that_is_closed_leaves_the_other_its_handler(page: Page, flag: ExitFlag) -> None:
+    with Page.create() as elsewhere, exit_flag() as other_flag:
+        first, second = breakers.create("immediate", page, flag), breakers.create("immediate", elsewhere, other_flag)
+        first.close()
+        second.break_out()  # it ended the process
+        second.close()
 
 
 def test_without_a_byte_to_set_it_is_refused_with_the_engine_that_has_one(page: Page) -> None:

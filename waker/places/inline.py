@@ -121,8 +121,9 @@ class InlineWaker:
         if self._watched is not None and self._watched.is_ready(fired):
             self._fired |= fired
             if not self._is_held:
-                self._trace.stamp(Stage.SEEN)
-                self._trace.stamp(Stage.BREAK)
+                if self._trace.is_on:
+                    self._trace.stamp(Stage.SEEN)
+                    self._trace.stamp(Stage.BREAK)
                 self._words[BREAKS] += 1
                 self._is_held = True
             self._is_broken = True

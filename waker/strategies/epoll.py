@@ -51,8 +51,8 @@ class Strategy:
 
     def wait(self) -> set[int]:
         """Sleep until one is readable, at its end of file, or in error."""
-        ready = self._epoll.poll(0 if self._always else -1)
-        return {fd for fd, _ in ready if fd in self._fds} | self._always
+        ready = {fd for fd, _ in self._epoll.poll(0 if self._always else -1) if fd in self._fds}
+        return ready | self._always if self._always else ready
 
     def close(self) -> None:
         """Close the set."""

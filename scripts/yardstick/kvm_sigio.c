@@ -1,0 +1,32 @@
+/* No Waker, and a Guest that computes: the pipe itself signals the vCPU's thread (O_ASYNC). One hop, so nothing that
+ * gets a Guest out of this machine's KVM can be faster.
+ */
+#include "yardstick.h"
+
+#include "spinning_guest.h"
+#include <sys/syscall.h>
+
+static struct vcpu vcpu;
+
+static void note(int signo)
+{
+    (void)signo;
+    vcpu.run->immediate_exit = 1; /* it came before the entry, or on the way out */
+}
+
+int main(int argc, char **argv)
+{
+    struct arm arm = arm_from(argc, argv);
+    vcpu = open_spinning_guest();
+    must(signal(SIGUSR1, note) != SIG_ERR, "signal");
+    struct f_owner_ex owner = {.type = F_OWNER_TID, .pid = syscall(SYS_gettid)};
+    must(fcntl(arm.pipe, F_SETSIG, SIGUSR1) == 0 && fcntl(arm.pipe, F_SETOWN_EX, &owner) == 0, "F_SETSIG");
+    must(fcntl(arm.pipe, F_SETFL, fcntl(arm.pipe, F_GETFL) | O_ASYNC) == 0, "O_ASYNC");
+
+    say_ready();
+    while (!is_done(&arm)) {
+        run_guest(&vcpu);
+        take_rings(&arm); /* all that is there: it signals once for each change, not for what is left */
+    }
+    say_done();
+}
