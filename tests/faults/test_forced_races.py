@@ -52,6 +52,7 @@ from tests.support.machine_code import SPIN, out
 from tests.support.rescue import rescue
 from tests.support.rings import DATA, Hand, Pair
 from tests.support.standstill import Point, Serve, Standstill, let_go_at_the_end
+from tests.support.stores import StoreBuffer
 from tests.support.tasks import count_tasks
 from waker import Source, Waker
 from waker.api import Channel, Release, Watch
@@ -1001,29 +1002,6 @@ def test_an_index_that_is_written_by_halves_announces_tens_of_thousands() -> Non
 
 
 # --- stores that are late: fact 3
-
-
-class StoreBuffer:
-    """Words as one processor sees them: its stores wait, and only a fence, or `drain`, lets others see them."""
-
-    def __init__(self, words: Any) -> None:
-        self._words = words
-        self._stores: list[tuple[int, int]] = []
-
-    def __getitem__(self, at: int) -> int:
-        for address, word in reversed(self._stores):
-            if address == at:
-                return word
-        now: int = self._words[at]
-        return now
-
-    def __setitem__(self, at: int, word: int) -> None:
-        self._stores.append((at, word))
-
-    def drain(self) -> None:
-        for at, word in self._stores:
-            self._words[at] = word
-        self._stores.clear()
 
 
 def both_go_to_sleep(event_idx: bool, first: str, what: str, *, is_fenced: bool) -> bool:
