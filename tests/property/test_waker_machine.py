@@ -44,7 +44,7 @@ from waker.api import Place
 MOST_SOURCES = 6
 MOST_DEATHS = 4  # in one example: a new process takes its time, and many deaths in a row are given up
 
-# One Waker for each place on kvm: what the engine adds is the vCPU, which test_forced_races.py holds open.
+# One Waker for each place on kvm: what the engine adds is the vCPU, whose races tests/faults/races holds open.
 ON_KVM = list({waker.parse(name).place: name for name in waker.names() if waker.why_not(name) is None}.values())
 PAIRS = [pytest.param(name, "python", id=f"python-{name}") for name in waker.names()]
 PAIRS += [

@@ -3,7 +3,7 @@
 Nothing is shrunk, and the examples are always the same ones; how threads meet in them is not, so a mistake is given
 many more examples than it needs. One is not caught: a Waker that obeys its commands after it has looked, and breaks for
 what was unwatched in the same instant. The machine cannot tell that break from one that was under way; the race is
-forced elsewhere (tests/faults/).
+forced in tests/faults/races/test_unwatched.py.
 """
 
 from __future__ import annotations
