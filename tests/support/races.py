@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from shared.breaker import Breaker
 from shared.page import BREAK
 from tests.support.fds import plugged_below
 from tests.support.standstill import Point, Serve, Standstill, let_go_at_the_end
+from tests.support.until import until
 from waker import Source
 from waker.serve import serve
 
@@ -34,8 +34,22 @@ def pairs(*, without: tuple[str, ...] = ()) -> list[Any]:
     ]
 
 
+def pairs_with_kinds(*, without: tuple[str, ...] = ()) -> list[Any]:
+    """Return these, and each place with each breaker that an engine has beside its default."""
+    places = sorted({waker.parse(name).place for name in waker.names()} - {"inline"})
+    return pairs(without=without) + [
+        pytest.param(name, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{name}")
+        for engine in engines.names()
+        for kind in engines.get(engine).breakers[1:]
+        for name in (f"{place}/select+{kind}" for place in places if place not in without)
+        if engine not in without
+    ]
+
+
 EVERY = pytest.mark.parametrize(("name", "engine"), pairs())
+EVERY_WITH_KINDS = pytest.mark.parametrize(("name", "engine"), pairs_with_kinds())
 LOOPING = pytest.mark.parametrize(("name", "engine"), pairs(without=("inline",)))
+LOOPING_WITH_KINDS = pytest.mark.parametrize(("name", "engine"), pairs_with_kinds(without=("inline",)))
 SEEING_MEMORY = pytest.mark.parametrize(("name", "engine"), pairs(without=("fork",)))
 LOOPING_AND_SEEING = pytest.mark.parametrize(("name", "engine"), pairs(without=("inline", "fork")))
 
@@ -90,8 +104,7 @@ def turn_around(loop: Loop, spare: Source) -> None:
 def until_kicked(loop: Loop, spare: Source) -> None:
     """Return once a break was asked for, and the kick has gone out. Inline, the kernel does it at once."""
     if not is_inline(loop.waker.name):
-        while not loop.page.words[BREAK]:
-            os.sched_yield()
+        until(lambda: loop.page.words[BREAK], "no break was asked for")
         turn_around(loop, spare)
 
 

@@ -14,7 +14,7 @@ from launcher.loop import Loop
 from shared import breaker as breakers
 from shared.page import BREAK, SPURIOUS
 from tests.support.races import (
-    EVERY,
+    EVERY_WITH_KINDS,
     LITTLE_S,
     MOMENTS,
     at_a_moment,
@@ -23,7 +23,7 @@ from tests.support.races import (
 from waker.strategies import uring
 
 
-@EVERY
+@EVERY_WITH_KINDS
 def test_a_ring_at_any_moment_of_the_launchers_answer_is_served(name: str, engine: str) -> None:
     with open_rig(name, engine) as rig:
         for turn, moment in enumerate(MOMENTS):
@@ -35,7 +35,7 @@ def test_a_ring_at_any_moment_of_the_launchers_answer_is_served(name: str, engin
         assert rig.machine.page.words[SPURIOUS] == 0
 
 
-@EVERY
+@EVERY_WITH_KINDS
 def test_a_break_by_somebody_else_at_any_moment_of_the_launchers_answer_is_not_lost(name: str, engine: str) -> None:
     with open_rig(name, engine) as rig:
         for moment in MOMENTS:

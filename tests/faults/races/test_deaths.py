@@ -18,8 +18,8 @@ from shared.page import Page
 from shared.vring import ring_doorbell
 from tests.support.races import (
     LITTLE_S,
-    LOOPING,
     LOOPING_AND_SEEING,
+    LOOPING_WITH_KINDS,
     MOMENTS,
     at_a_moment,
     before_the_sleep,
@@ -30,6 +30,7 @@ from tests.support.races import (
 )
 from tests.support.rescue import rescue
 from tests.support.standstill import Point
+from tests.support.until import until
 from waker.api import Channel
 from waker.places.child import do_nothing
 from waker.serve import serve
@@ -38,7 +39,7 @@ from waker.watchset import WatchSet
 DEATHS = (Point.SEEN, Point.COUNTED, Point.FLAGGED, Point.KICKED)
 
 
-@LOOPING
+@LOOPING_WITH_KINDS
 def test_a_waker_may_die_at_any_point_before_the_guest_sleeps(name: str, engine: str) -> None:
     with standing(name, engine, DEATHS[0]) as (rig, still):
         wake = rig.machine.loop.waker
@@ -98,8 +99,7 @@ def sees_news_without_a_bell(name: str, engine: str, patience_s: float) -> bool:
     with open_rig(name, engine) as rig:
         wake = rig.machine.loop.waker
         wake.kill()
-        while wake.alive():
-            os.sched_yield()
+        until(lambda: not wake.alive(), "the Waker was killed, and lives")
         publish(rig, 1)
         # A change finds out about the death as well. The death breaks, too: only what the Waker counts, counts.
         turn_around(rig.machine.loop, rig.pulse.sources[1])
@@ -148,7 +148,7 @@ def test_a_death_that_breaks_nobody_is_lost_before_the_kick(name: str, point: Po
         assert not rig.runs_into_break(LITTLE_S)
 
 
-@LOOPING
+@LOOPING_WITH_KINDS
 def test_a_waker_that_dies_while_it_is_held_loses_nothing_at_any_moment(name: str, engine: str) -> None:
     with open_rig(name, engine) as rig:
         wake = rig.machine.loop.waker
@@ -156,8 +156,7 @@ def test_a_waker_that_dies_while_it_is_held_loses_nothing_at_any_moment(name: st
         def die() -> None:
             rig.pulse.ring(1)
             wake.kill()
-            while wake.alive():
-                os.sched_yield()
+            until(lambda: not wake.alive(), "the Waker was killed, and lives")
 
         for moment in MOMENTS:
             before = rig.pulse.rung

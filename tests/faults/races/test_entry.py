@@ -20,13 +20,14 @@ from shared.breaker import KICK_SIGNAL, ExitFlag
 from shared.page import SPURIOUS
 from tests.support.machine_code import SPIN, out
 from tests.support.races import (
-    EVERY,
+    EVERY_WITH_KINDS,
     LITTLE_S,
     WINDOW,
     Window,
     after_the_look,
     before_the_sleep,
     pairs,
+    pairs_with_kinds,
     ring_and_kick,
     serve_until,
 )
@@ -34,7 +35,7 @@ from tests.support.tasks import count_tasks
 from waker.strategies import uring
 
 
-@EVERY
+@EVERY_WITH_KINDS
 @WINDOW
 def test_a_break_between_the_look_at_the_flag_and_the_entry_is_not_lost(
     guest: str, window: Window, name: str, engine: str
@@ -117,7 +118,7 @@ def first_word(name: str, sabotage: Callable[[Rig], object]) -> Exit:
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize(("name", "engine"), pairs(without=("python",)))
+@pytest.mark.parametrize(("name", "engine"), pairs_with_kinds(without=("python",)))
 def test_a_break_before_the_entry_comes_before_the_first_instruction(name: str, engine: str) -> None:
     assert first_word(name, do_nothing_to) == Broken()
 

@@ -7,7 +7,6 @@ makes that certain, and a fence drains it.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +24,7 @@ from tests.support.races import (
 )
 from tests.support.rings import DATA, Pair
 from tests.support.stores import StoreBuffer
+from tests.support.until import until
 from waker.places.child import do_nothing
 
 
@@ -80,8 +80,7 @@ def leave_while_a_break_is_made(name: str, engine: str, *, is_fenced: bool) -> I
             answered = held()
             if rig.pulse.rung == 0 and rig.breaks == 0:
                 rig.pulse.ring()
-                while not rig.breaks:
-                    os.sched_yield()
+                until(lambda: rig.breaks, "no break was made")
                 turn_around(loop, rig.pulse.sources[1])
             stores.drain()
             return answered
