@@ -330,6 +330,7 @@ class WakerMachine(RuleBasedStateMachine):
         assert self.owed >= 0, "a break for nothing"
 
 
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 @pytest.mark.parametrize(("name", "engine"), PAIRS)
 def test_no_ring_is_lost_and_none_is_served_twice(name: str, engine: str) -> None:
     reason = waker.why_not(name) or engines.get(engine).why_not()

@@ -165,6 +165,7 @@ def close_without_a_word(name: str, engine: str, *, is_watched: bool) -> int:
 
 @EVERY
 @pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 def test_a_number_that_comes_back_unannounced_breaks_once_for_nothing_at_most(
     is_watched: bool, name: str, engine: str
 ) -> None:
