@@ -33,6 +33,7 @@ RULES = ("W1", "W2", "W3", "W4", "W8", "W10", "W12")
 
 @pytest.mark.parametrize(("name", "engine"), PAIRS)
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 def test_it_keeps_the_rule(rule: str, name: str, engine: str) -> None:
     skip_unless_it_runs(name, engine)
     outcome, detail = try_rule(rule, name, engine)

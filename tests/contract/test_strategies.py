@@ -22,6 +22,7 @@ from tests.support.blocked import until_blocked
 from tests.support.fds import no_new_fds
 from tests.support.files import KINDS, File, close, make_eventfd, make_pipe
 from tests.support.tasks import count_tasks, wait_for_tasks
+from tests.support.until import until
 from waker.api import Strategy
 from waker.strategies import make_strategy, missing, strategy_names
 
@@ -177,8 +178,7 @@ def test_a_wait_sleeps_until_something_is_ready(name: str, file: File, neighbour
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while not blocked:
-        os.sched_yield()
+    until(lambda: blocked, "no strategy was made")
     until_blocked(thread.native_id or 0)
     assert found == []
     file.ring()

@@ -29,6 +29,7 @@ def skip_what_cannot_run(name: str, engine: str) -> None:
 
 @pytest.mark.parametrize(("name", "engine"), PAIRS)
 @pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 def test_a_waker_keeps_the_rule(rule: str, name: str, engine: str) -> None:
     skip_what_cannot_run(name, engine)
     outcome, detail = try_rule(rule, name, engine)

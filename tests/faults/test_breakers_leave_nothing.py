@@ -1,7 +1,8 @@
 """Whoever is killed, and whenever: no breaker leaves a name, a file or a process behind.
 
 The moments are not left to chance. A child of the test is the Launcher; it counts what it calls, and kills itself
-with SIGKILL at the n-th call into C, for one n after the other until it survives.
+with SIGKILL at the n-th call into C, for one n after the other until it survives. Before and after it: what the call
+has made is there, and nobody knows of it yet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pytest
 
 import waker
 from shared import breaker as breakers
+from shared import linux
 from shared.breaker import KINDS
 from shared.breakers import mqueue
 from shared.errors import WakerError
@@ -29,7 +31,10 @@ from tests.support.fds import no_new_fds
 from waker import Source
 from waker.places import process
 
-posix_ipc = pytest.importorskip("posix_ipc")
+try:
+    import posix_ipc
+except ImportError:  # only queues need it
+    posix_ipc = None
 
 STARTS = 25
 """At how many moments of a Waker's start its Launcher is killed; each of them costs a process."""
@@ -43,27 +48,68 @@ def kind(request: pytest.FixtureRequest) -> str:
     return found
 
 
+NamesLeft = Callable[[], list[str]]
+
+
 @pytest.fixture(autouse=True)
-def _queue_of_our_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give queues a name that no other test on this machine uses."""
+def names_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[NamesLeft]:
+    """Give queues a name that no other test on this machine uses, and say which names are there that were not before.
+
+    Semaphores are looked for where they are files; our queue is opened, which works even if nothing is mounted.
+    """
     name = f"/lguest-launcher-test-{os.getpid()}"
     monkeypatch.setattr(mqueue, "name", lambda: name)
-    yield
+    before = semaphores()
+    yield lambda: sorted(semaphores() - before) + queues()
     remove_queue()
 
 
+def semaphores() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("sem.*")}
+
+
+def queues() -> list[str]:
+    if posix_ipc is None:
+        return []
+    try:
+        posix_ipc.MessageQueue(mqueue.name()).close()
+    except (posix_ipc.ExistentialError, OSError):  # the latter: a kernel without queues
+        return []
+    return [mqueue.name()]
+
+
 def remove_queue() -> None:
-    with contextlib.suppress(posix_ipc.ExistentialError):
+    if queues():
         posix_ipc.unlink_message_queue(mqueue.name())
 
 
-def names_left() -> list[str]:
-    """Return what is there under a name: semaphores, and our queue, which can be opened even if nothing is mounted."""
-    found = [path.name for path in Path("/dev/shm").glob("sem.*")] if Path("/dev/shm").exists() else []
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.MessageQueue(mqueue.name()).close()
-        found.append(mqueue.name())
-    return found
+@contextlib.contextmanager
+def each_call_into_c(step: Callable[[], None]) -> Iterator[None]:
+    """Call `step` before and after each: the interpreter tells of those that do not go through ctypes."""
+
+    def around(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*given: object) -> object:
+            step()
+            result = function(*given)
+            step()
+            return result
+
+        return call
+
+    def tell(_frame: object, event: str, _arg: object) -> None:
+        if event in ("c_call", "c_return"):
+            step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_syscall", "_ioctl", "_set_handler"):
+            patch.setattr(linux, name, around(getattr(linux, name)))
+        for name in ("sem_init", "sem_post", "sem_wait", "sem_trywait", "sigaction"):
+            patch.setattr(linux._libc, name, around(getattr(linux._libc, name)))
+        sys.setprofile(tell)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
 
 
 def dies_at_call(number: int, live: Callable[[], None]) -> bool:
@@ -78,19 +124,17 @@ def dies_at_call(number: int, live: Callable[[], None]) -> bool:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         calls, me = 0, os.getpid()
 
-        def count(_frame: object, event: str, _arg: object) -> None:
+        def count() -> None:
             nonlocal calls
-            calls += event in ("c_call", "c_return")
+            calls += 1
             if calls == number and os.getpid() == me:  # a forked Waker has inherited this function
                 os.kill(me, signal.SIGKILL)
 
         try:
-            sys.setprofile(count)
-            live()
-            sys.setprofile(None)
+            with each_call_into_c(count):
+                live()
             os._exit(0)
         except BaseException:
-            sys.setprofile(None)
             traceback.print_exc()
         finally:
             os._exit(1)
@@ -108,7 +152,7 @@ def make(kind: str) -> None:
         breaker.wait()
 
 
-def test_a_launcher_killed_while_it_makes_its_breaker_leaves_nothing_for_long(kind: str) -> None:
+def test_a_launcher_killed_while_it_makes_its_breaker_leaves_nothing_for_long(kind: str, names_left: NamesLeft) -> None:
     """A queue has a name between two system calls: whoever comes next takes that away, and it is never two."""
     number = 1
     while dies_at_call(number, lambda: make(kind)):
@@ -121,7 +165,7 @@ def test_a_launcher_killed_while_it_makes_its_breaker_leaves_nothing_for_long(ki
     assert number > 10
 
 
-def test_a_queue_whose_maker_was_killed_before_it_could_take_its_name_away_is_replaced() -> None:
+def test_a_queue_whose_maker_was_killed_before_it_could_take_its_name_away_is_replaced(names_left: NamesLeft) -> None:
     skip_what_is_missing("mqueue")
 
     def die(_name: str) -> None:
@@ -171,18 +215,17 @@ def start(place: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["fork", "process"])
-def test_a_launcher_killed_at_any_moment_of_a_wakers_start_leaves_no_name_and_no_process(kind: str, place: str) -> None:
+def test_a_launcher_killed_at_any_moment_of_a_wakers_start_leaves_no_name_and_no_process(
+    kind: str, place: str, names_left: NamesLeft
+) -> None:
     calls = 0
 
-    def count(_frame: object, event: str, _arg: object) -> None:
+    def count() -> None:
         nonlocal calls
-        calls += event in ("c_call", "c_return")
+        calls += 1
 
-    sys.setprofile(count)
-    try:
+    with each_call_into_c(count):
         start(place, kind)
-    finally:
-        sys.setprofile(None)
     for number in range(1, calls, max(1, calls // STARTS)):
         dies_at_call(number, lambda: start(place, kind))
         if kind == "mqueue" and names_left():
@@ -191,7 +234,7 @@ def test_a_launcher_killed_at_any_moment_of_a_wakers_start_leaves_no_name_and_no
 
 
 def test_a_waker_killed_at_any_step_of_the_handshake_leaves_nothing_and_another_one_works(
-    monkeypatch: pytest.MonkeyPatch, kind: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, names_left: NamesLeft
 ) -> None:
     born: list[int] = []
     steps = fatal = 0
@@ -239,13 +282,14 @@ def test_a_waker_killed_at_any_step_of_the_handshake_leaves_nothing_and_another_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_breaker_that_is_alive_has_no_name_either(kind: str) -> None:
+def test_a_breaker_that_is_alive_has_no_name_either(kind: str, names_left: NamesLeft) -> None:
     with Page.create() as page, open_breaker(kind, page):
         assert names_left() == []
         assert "/dev/shm" not in Path("/proc/self/maps").read_text()
 
 
 def test_a_kernel_without_queues_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("posix_ipc")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(38, "Function not implemented")

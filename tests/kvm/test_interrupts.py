@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from launcher.api import Broken, Notify
@@ -14,6 +12,7 @@ from shared.memory import GuestMemory
 from tests.kvm.conftest import BootCode, BootImage
 from tests.support.machine_code import CLI, HLT, SPIN, STI, jmp_back_over, out, take_interrupts
 from tests.support.threads import beside
+from tests.support.until import until
 
 pytestmark = pytest.mark.kvm
 
@@ -25,9 +24,10 @@ def run_until_taken(count: int, vcpu: KvmVcpu, memory: GuestMemory, breaker: Bre
     taken = memory.view(INTERRUPTS_TAKEN, 4).cast("I")
 
     def break_when_taken() -> None:
-        while taken[0] < count:
-            os.sched_yield()
-        breaker.break_out()
+        try:
+            until(lambda: taken[0] >= count, f"the Guest has not counted {count} interrupts")
+        finally:
+            breaker.break_out()
 
     with beside(break_when_taken):
         assert vcpu.run() == Broken()

@@ -417,6 +417,7 @@ class StrategyMachine(RuleBasedStateMachine):
         assert len(numbers) == len(set(numbers))
 
 
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 @pytest.mark.parametrize(("form", "name"), FORMS)
 def test_a_strategy_reports_what_is_ready_and_nothing_else(form: str, name: str) -> None:
     if (reason := missing(name)) is not None:

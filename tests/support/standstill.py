@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from shared.breaker import Breaker
 from shared.child import spawn
 from shared.page import Page
+from tests.support.until import until
 from waker.api import Channel
 from waker.places import process
 from waker.serve import serve
@@ -165,9 +166,10 @@ class Standstill:
         """Return once the Waker stands there; those that are started later do not."""
         self._point = None
         if waker.stats().pid == os.getpid():
-            self._stands.wait()
+            until(self._stands.is_set, "the Waker does not come to where it is to stand")
         else:
-            os.waitid(os.P_PID, waker.stats().pid, os.WSTOPPED)
+            pid = waker.stats().pid
+            until(lambda: os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG), f"Waker {pid} was not stopped")
 
     def go_on(self, waker: Waker) -> None:
         """Have it go on."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from tests.support.until import until
 
 
 def count_tasks() -> int:
@@ -12,9 +13,5 @@ def count_tasks() -> int:
 
 
 def wait_for_tasks(most: int) -> None:
-    """Return once there are no more than `most`: a thread that was joined stays in the kernel a little longer.
-
-    One that never goes is found by the test's time limit.
-    """
-    while count_tasks() > most:
-        os.sched_yield()
+    """Return once there are no more than `most`: a thread that was joined stays in the kernel a little longer."""
+    until(lambda: count_tasks() <= most, f"there are more than {most} threads")

@@ -33,6 +33,7 @@ from tests.support.blocked import once_blocked
 from tests.support.breakers import open_breaker
 from tests.support.fds import no_new_fds, open_fds
 from tests.support.tasks import count_tasks, wait_for_tasks
+from tests.support.until import until
 from waker import Source, Waker, handle
 
 PLACES = ("fork", "process", "thread")
@@ -98,8 +99,7 @@ def close(fd: int) -> None:
 def kill_and_see(wake: Waker) -> None:
     """Kill it, and return once it is known to be dead."""
     wake.kill()
-    while wake.alive():
-        os.sched_yield()
+    until(lambda: not wake.alive(), "the Waker was killed, and lives")
 
 
 @pytest.fixture
@@ -725,8 +725,7 @@ def test_a_forked_child_sees_memory_as_it_was(fork_lab: Lab) -> None:
     wake = fork_lab.start(source, Source(vring.doorbell, "vring", vring.view))
     fork_lab.memory.u16[0x1002 >> 1] = 1
     os.eventfd_write(vring.doorbell, 1)
-    while not wake.stats().looks:
-        os.sched_yield()
+    until(lambda: wake.stats().looks, "nobody looked")
     fork_lab.serve(wake, source)
     assert wake.stats().breaks == 1  # for that source alone
     assert vring.poll()

@@ -7,6 +7,8 @@ import fcntl
 import os
 import signal
 
+import pytest
+
 from shared.breaker import KICK_SIGNAL, ExitFlag
 from waker.strategies.sigio import Inline
 
@@ -38,6 +40,7 @@ def test_a_file_and_the_mask_are_as_they_were_when_it_is_closed() -> None:
     os.close(writer)
 
 
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 def test_a_copy_of_a_file_that_was_closed_without_a_word_cannot_end_the_process() -> None:
     reader, writer = os.pipe()
     inline = make_inline()
@@ -52,6 +55,7 @@ def test_a_copy_of_a_file_that_was_closed_without_a_word_cannot_end_the_process(
     os.close(writer)
 
 
+@pytest.mark.usefixtures("kick_may_stay_blocked")
 def test_another_file_under_the_number_keeps_its_own_ways() -> None:
     reader, writer = os.pipe()
     other, other_writer = os.pipe()
