@@ -106,23 +106,22 @@ def unwatch_without_telling(self: Loop, sources: list[Any]) -> None:
 def serve_without_asking_whose_number_it_is(self: Loop) -> None:
     ready = self.ready.ready()
     for source in ready:
-        if source in self.ready and not self._serve(source):
+        if source in self.ready and not self.table.serve(source):
             self.unwatch([source])
     if not ready:
         self.page.words[SPURIOUS] += 1
         self.unwatch(self.ready.lost())
 
 
-# In a process of its own, a Waker keeps a file that was closed; in a thread, it meets the next one of that number.
+# In a process of its own, a Waker keeps a file that was closed.
 @pytest.mark.parametrize(
     ("name", "where", "what", "mistake"),
     [
         ("fork/epoll", Loop, "unwatch", unwatch_without_telling),
         ("fork/epoll", Loop, "_service", serve_without_asking_whose_number_it_is),
         ("fork/epoll", ReadySet, "displaced_by", lambda self, sources: []),
-        ("thread/epoll", ReadySet, "lost", lambda self: []),
     ],
-    ids=["unwatch", "is_lost", "displaced_by", "lost"],
+    ids=["unwatch", "is_lost", "displaced_by"],
 )
 def test_a_mistaken_launcher_is_caught(
     monkeypatch: pytest.MonkeyPatch, name: str, where: type, what: str, mistake: Callable[..., object]

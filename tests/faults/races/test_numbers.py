@@ -64,7 +64,7 @@ def serve_a_batch_in_which_one_replaces_the_other(name: str, engine: str) -> tup
 
 
 def test_a_batch_that_is_served_without_looking_again_reads_from_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReadySet, "__contains__", lambda self, source: True)
+    monkeypatch.setattr(ReadySet, "is_lost", lambda self, source: False)
     with pytest.raises(BlockingIOError):
         serve_a_batch_in_which_one_replaces_the_other("thread/select", "python")
 
