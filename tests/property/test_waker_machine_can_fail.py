@@ -18,7 +18,6 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from launcher.check.rig import RuleBroken
 from launcher.loop import Loop
-from launcher.ready import ReadySet
 from shared.breaker import Breaker
 from shared.page import SPURIOUS, Page
 from tests.property.test_waker_machine import WakerMachine
@@ -119,9 +118,8 @@ def serve_without_asking_whose_number_it_is(self: Loop) -> None:
     [
         ("fork/epoll", Loop, "unwatch", unwatch_without_telling),
         ("fork/epoll", Loop, "_service", serve_without_asking_whose_number_it_is),
-        ("fork/epoll", ReadySet, "displaced_by", lambda self, sources: []),
     ],
-    ids=["unwatch", "is_lost", "displaced_by"],
+    ids=["unwatch", "is_lost"],
 )
 def test_a_mistaken_launcher_is_caught(
     monkeypatch: pytest.MonkeyPatch, name: str, where: type, what: str, mistake: Callable[..., object]
