@@ -106,6 +106,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="PLACE/STRATEGY[+BREAKER][+ring-aware] (default: %(default)s)",
     )
     run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
+    run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
+    run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
     run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
     run.set_defaults(command=commands.run)
 
