@@ -26,7 +26,7 @@ from shared.room import Room
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
     config = RunConfig(image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory)
-    with StopRequests() as stop:
+    with StopRequests(args.timeout) as stop:
 
         def make_devices(memory: GuestMemory, page: Page) -> Sequence[Device]:
             room = Room(memory, page, slot=0) if waker.parse(config.waker).is_ring_aware else None
