@@ -15,7 +15,7 @@ from tests.support.sessions import run_launcher, skip_unless_it_runs
 @pytest.mark.parametrize("name", ["process/select", "thread/epoll", "fork/poll", "inline/uring", "inline/sigio"])
 def test_a_guest_that_still_runs_is_stopped(name: str, guest: str, engine: str) -> None:
     skip_unless_it_runs(name, engine)
-    done = run_launcher("run", f"--engine={engine}", f"--waker={name}", "--timeout=0.3", guest)
+    done = run_launcher("run", f"--engine={engine}", f"--waker={name}", "--timeout=0.3", guest, input=b"")
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[1:] == ["launcher: the Guest still ran after 0.3 s (--timeout)"]
 
