@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
+_MAX_TIMEOUT_S = 10_000_000  # a third of a year; the timer's own limit is beyond
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the exit code that means so."""
@@ -106,6 +108,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="PLACE/STRATEGY[+BREAKER][+ring-aware] (default: %(default)s)",
     )
     run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
+    run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
+    run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
+    run.add_argument("--timeout", type=_seconds, metavar="S", help="stop a Guest that still runs after so long")
     run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
     run.set_defaults(command=commands.run)
 
@@ -128,6 +133,16 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds") from None
+    if not 0 < seconds <= _MAX_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and {_MAX_TIMEOUT_S} seconds")
+    return seconds
 
 
 def _mib(text: str) -> int:

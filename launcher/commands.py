@@ -12,6 +12,7 @@ from launcher import engines, guests
 from launcher.api import Device, Died
 from launcher.config import RunConfig
 from launcher.devices.console import Console
+from launcher.devices.rng import Rng
 from launcher.machine import Machine, open_machine
 from launcher.stop import StopRequests
 from shared import breaker as breakers
@@ -25,11 +26,14 @@ from shared.room import Room
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
     config = RunConfig(image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory)
-    with StopRequests() as stop:
+    with StopRequests(args.timeout) as stop:
 
         def make_devices(memory: GuestMemory, page: Page) -> Sequence[Device]:
             room = Room(memory, page, slot=0) if waker.parse(config.waker).is_ring_aware else None
-            return [Console(stop_fd=stop.source.fd, room=room)]
+            devices: list[Device] = [Console(stop_fd=stop.source.fd, room=room)]
+            if args.rng or args.rng_file is not None:
+                devices.append(Rng(args.rng_file))
+            return devices
 
         with open_machine(config, make_devices, stop) as machine:
             engine, reason = machine.engine

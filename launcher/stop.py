@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGHUP and SIGQUIT as one more source that the Waker watches.
+"""SIGINT, SIGTERM, SIGHUP, SIGQUIT and the end of `--timeout` as one more source that the Waker watches.
 
 A Python signal handler runs between two bytecodes. A signal that comes after the last one before KVM_RUN has set a
 flag that nobody looks at until the Guest leaves by itself: a lost wake-up, of all places here. So the handler does
@@ -12,16 +12,21 @@ import signal
 import socket
 from types import FrameType
 
-from shared.errors import Interrupted
+from shared.errors import Interrupted, TimedOut
 from waker import Source
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
+_INSIST_S = 1.0  # the alarm comes again, for a Guest that lets nobody take the first
+
+
 class StopRequests:
     """Catches the signals from its making to `close`; the main thread's, use it in a `with`."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float | None = None) -> None:
+        """Begin to catch; after `timeout_s` SIGALRM comes, and is taken as `TimedOut`."""
+        self._timeout_s = timeout_s
         self._count = 0
         self._is_taken = False
         self._socket, self._writer = socket.socketpair()
@@ -32,12 +37,14 @@ class StopRequests:
         # One that is ignored on purpose (nohup) stays ignored.
         self._before = {
             signo: signal.signal(signo, self._insist)
-            for signo in _SIGNALS
-            if signal.getsignal(signo) is not signal.SIG_IGN
+            for signo in (*_SIGNALS, *([signal.SIGALRM] if timeout_s is not None else []))
+            if signal.getsignal(signo) is not signal.SIG_IGN or signo == signal.SIGALRM
         }
+        if timeout_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s, _INSIST_S)
 
     def take(self) -> None:
-        """Raise `Interrupted` when one of the signals has come."""
+        """Raise `Interrupted` when one of the signals has come, `TimedOut` when it was the alarm's."""
         try:
             numbers = self._socket.recv(64)
         except BlockingIOError:
@@ -45,10 +52,12 @@ class StopRequests:
         for number in numbers:
             if number in self._before:
                 self._is_taken = True
-                raise Interrupted(f"stopped by {signal.Signals(number).name}")
+                raise self._reason(number)
 
     def close(self) -> None:
         """Put back what was."""
+        if self._timeout_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for signo, handler in self._before.items():
             signal.signal(signo, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -69,4 +78,9 @@ class StopRequests:
         self._count += 1
         if self._count > 1 and not self._is_taken:
             self._is_taken = True
-            raise Interrupted(f"stopped by {signal.Signals(signo).name}, sent twice")
+            raise self._reason(signo, ", sent twice")
+
+    def _reason(self, signo: int, how: str = "") -> Interrupted:
+        if signo == signal.SIGALRM:
+            return TimedOut(f"the Guest still ran after {self._timeout_s:g} s (--timeout)")
+        return Interrupted(f"stopped by {signal.Signals(signo).name}{how}")

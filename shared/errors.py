@@ -78,3 +78,9 @@ class Interrupted(BaseException):
     """Say that the user asked to stop. Not an Exception: a Guest in Python must not swallow it, or die of it."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+class TimedOut(Interrupted):
+    """Say that the Guest ran longer than it was given."""
+
+    exit_code = EXIT_ERROR

@@ -120,6 +120,7 @@ class DeviceTable:
         else:
             raise GuestDied(f"guest: notified {addr:#x}, where neither a device nor a ring is")
         self._raise_lines(slot)
+        self.adopt(slot.device, sources)
         return sources
 
     def close(self) -> None:

@@ -41,13 +41,10 @@ void guest_main(const struct device_desc *device_page)
 
     if (!console || console->num_vq < QUEUES)
         crash("echo: no console on the device page");
-    console->status = STATUS_ACKNOWLEDGE | STATUS_DRIVER;
-    event_idx = accept_feature(console, FEATURE_EVENT_IDX);
+    event_idx = device_start(console);
     configs = queue_configs(console);
     queue_open(&input, &configs[INPUT], event_idx);
     queue_open(&output, &configs[OUTPUT], event_idx);
-    console->status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK;
-    notify(console);
 
     count = at_most(at_most(BUFFERS, configs[INPUT].num), configs[OUTPUT].num);
     for (u16 b = 0; b < count; b++) {

@@ -73,7 +73,7 @@ struct vq_config {
 } __attribute__((packed));
 
 enum { PAGE_SIZE = 4096 };
-enum { DEVICE_END = 0, DEVICE_CONSOLE = 3 };
+enum { DEVICE_END = 0, DEVICE_CONSOLE = 3, DEVICE_RNG = 4 };
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4 };
 enum { FEATURE_EVENT_IDX = 29 };
 
@@ -115,6 +115,18 @@ static inline bool accept_feature(struct device_desc *device, u8 bit)
         return 0;
     offered[device->feature_len] |= mask;
     return 1;
+}
+
+/* Say that the driver is there and ready (VirtIO 1.3, 3.1.1); return whether EVENT_IDX was agreed upon. */
+static inline bool device_start(struct device_desc *device)
+{
+    bool event_idx;
+
+    device->status = STATUS_ACKNOWLEDGE | STATUS_DRIVER;
+    event_idx = accept_feature(device, FEATURE_EVENT_IDX);
+    device->status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK;
+    notify(device);
+    return event_idx;
 }
 
 /* ---- The driver's half of a virtqueue ---- */
