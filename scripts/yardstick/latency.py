@@ -52,7 +52,7 @@ from shared.errors import LabError
 SCHEMA = 1
 
 _C_ARMS = ("c:direct", "c:thread_select", "c:process_select", "c:kvm_sigio", "c:kvm_thread_select")
-_CURVE_ARMS = ("c:direct", "c:*_select", "python:idle:*")
+_CURVE_ARMS = (*_C_ARMS[:3], "python:idle:*")
 # What else may be the best of all.
 _DEFAULT_ARMS = (
     *_C_ARMS,

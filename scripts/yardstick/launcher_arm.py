@@ -33,10 +33,10 @@ _WORDS_PER_SAMPLE = 3
 
 
 class Rings(Pulse):
-    """The pipe that the stimulus rings, and eventfds that nobody does."""
+    """The pipe that the stimulus rings, and files that nobody does."""
 
-    def __init__(self, pipe: int, record: memoryview, idle_fds: int) -> None:
-        super().__init__(count=0)
+    def __init__(self, pipe: int, record: memoryview, idle_fds: int, kind: str) -> None:
+        super().__init__(count=0, kind=kind)
         self._record = record
         source = Source(pipe, "rings")
         self.sources.append(source)
@@ -66,9 +66,10 @@ def main(argv: list[str]) -> int:
     is_tracing = argv[7:] == ["trace"]
     with mmap.mmap(record_fd, 8 * (1 + samples * _WORDS_PER_SAMPLE)) as mapping, memoryview(mapping) as content:
         with content.cast("Q") as record:
+            kind = "pipe" if waker_name.startswith("inline/sigio") else "eventfd"  # which send no SIGIO
             config = RunConfig(image=guest, engine=engine, waker=waker_name, memory_mib=2, is_tracing=is_tracing)
             try:
-                with open_machine(config, lambda _memory, _page: [Rings(pipe, record, idle_fds)]) as machine:
+                with open_machine(config, lambda _memory, _page: [Rings(pipe, record, idle_fds, kind)]) as machine:
                     os.write(1, b"r")
                     while record[0] < samples:
                         machine.loop.run_once()
