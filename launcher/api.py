@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.breaker import Breaker
+from shared.memory import PAGE_SIZE
 from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
 from waker import Source
@@ -42,16 +43,25 @@ class Died:
 Exit = Broken | Notify | Shutdown | Died
 
 
+DEVICE_AREA_PAGES = 64
+"""What lies behind RAM: the device page, all rings, and at the end the page of the command line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Boot:
     """What an engine must know to start a Guest.
 
-    RAM is guest-physical 0 to `device_page`; the device page and its rings follow. `entry` is the address of the
-    first instruction (0 for a Guest written in Python, which has none).
+    RAM is guest-physical 0 to `device_page`; the device page, its rings, and the command line follow. `entry` is the
+    address of the first instruction (0 for a Guest written in Python, which has none).
     """
 
     device_page: int
     entry: int = 0
+
+    @property
+    def command_line(self) -> int:
+        """Where the Guest finds its arguments: how many in 32 bits, then each ended by a NUL."""
+        return self.device_page + (DEVICE_AREA_PAGES - 1) * PAGE_SIZE
 
 
 class Vcpu(Protocol):

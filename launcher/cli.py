@@ -100,6 +100,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="a built-in Guest (echo), an ELF32 file, or a .py file",
     )
+    run.add_argument(
+        "args", nargs="*", metavar="ARG", help="what the Guest is given besides; after -- if it begins with -"
+    )
     run.add_argument("--engine", default="auto", help="what runs the Guest: auto, kvm, python (default: %(default)s)")
     run.add_argument(
         "--waker",

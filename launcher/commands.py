@@ -25,7 +25,9 @@ from shared.room import Room
 
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
-    config = RunConfig(image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory)
+    config = RunConfig(
+        image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory, args=tuple(args.args)
+    )
     with StopRequests(args.timeout) as stop:
 
         def make_devices(memory: GuestMemory, page: Page) -> Sequence[Device]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from shared.errors import UsageError
+from shared.memory import PAGE_SIZE
 
 MIN_MEMORY_MIB = 1
 MAX_MEMORY_MIB = 3072
@@ -23,8 +25,16 @@ class RunConfig:
     memory_mib: int = 16
     memory_backing: str = "memfd"
     is_tracing: bool = False
+    args: tuple[str, ...] = ()
+
+    @property
+    def command_line(self) -> bytes:
+        """Return the Guest's arguments as it finds them: how many in 32 bits, then each ended by a NUL."""
+        return len(self.args).to_bytes(4, "little") + b"".join(os.fsencode(arg) + b"\0" for arg in self.args)
 
     def __post_init__(self) -> None:
+        if len(self.command_line) > PAGE_SIZE:
+            raise UsageError(f"arguments of {len(self.command_line)} bytes are over {PAGE_SIZE}; give the Guest fewer")
         if not self.image:
             raise UsageError("image '' is no name; give a built-in Guest, an ELF32 file or a .py file")
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:

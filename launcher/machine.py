@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import waker
 from launcher import engines
-from launcher.api import Device
+from launcher.api import DEVICE_AREA_PAGES, Boot, Device
 from launcher.config import RunConfig
-from launcher.devices.table import DEVICE_AREA_PAGES, DeviceTable
+from launcher.devices.table import DeviceTable
 from launcher.loop import Loop
 from launcher.ready import ReadySet
 from launcher.stop import StopRequests
@@ -58,6 +58,8 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
         page.words[IS_TRACING] = config.is_tracing
         memory = closing.enter_context(_make_memory(config, name))
         device_page = config.memory_mib << 20
+        line = config.command_line
+        memory.view(Boot(device_page).command_line, len(line))[:] = line
         vcpu = choice.engine.open(
             config.image, memory, device_page, lambda flag: waker.make_breaker(config.waker, kind, page, flag)
         )

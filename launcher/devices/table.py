@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from ctypes import sizeof
 from dataclasses import dataclass, field
 
-from launcher.api import Device
+from launcher.api import DEVICE_AREA_PAGES, Device
 from shared.errors import GuestDied, UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.structs import DeviceDesc, VqConfig
@@ -20,9 +20,6 @@ from shared.virtio import DRIVER_OK, FAILED, RING_EVENT_IDX, RING_INDIRECT_DESC
 from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
 from waker import Source
-
-DEVICE_AREA_PAGES = 64
-"""The device page and all rings."""
 
 MAX_IRQ = 223  # vectors 32 to 255
 
@@ -167,7 +164,7 @@ class DeviceTable:
     def _place_ring(self, device: Device, num: int) -> VringLayout:
         ring = VringLayout.contiguous(num, self._next_page * PAGE_SIZE)
         end = -(-ring.end // PAGE_SIZE)
-        if end > self._page_addr // PAGE_SIZE + DEVICE_AREA_PAGES:
+        if end > self._page_addr // PAGE_SIZE + DEVICE_AREA_PAGES - 1:  # the last is the command line's
             raise UsageError(f"{device.name}: no room for another ring of {num}; leave a device out")
         self._next_page = end
         return ring

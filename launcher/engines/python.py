@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn
 from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
 from shared.breaker import Breaker
 from shared.errors import LabError
-from shared.memory import GuestMemory
+from shared.memory import PAGE_SIZE, GuestMemory
 
 BREAKERS: tuple[str, ...] = ("eventfd", "signal", "pipe", "futex", "semaphore", "mqueue")
 """What can stop this engine, its default first."""
@@ -53,10 +53,16 @@ _GUEST_FAULTS = (Exception, SystemExit, GeneratorExit)
 
 
 class Cpu(NamedTuple):
-    """What a Guest written in Python can reach: its memory, and where the device page is."""
+    """What a Guest written in Python can reach: its memory, and where the device page and the command line are."""
 
     memory: GuestMemory
     device_page: int
+    command_line: int
+
+    def args(self) -> list[bytes]:
+        """Return the arguments that came after the image."""
+        line = bytes(self.memory.view(self.command_line, PAGE_SIZE))
+        return line[4:].split(b"\0")[: int.from_bytes(line[:4], "little")]
 
 
 class GuestPanic(Exception):  # noqa: N818 - what a Guest does
@@ -68,7 +74,7 @@ class PythonVcpu:
 
     def __init__(self, memory: GuestMemory, program: Program, boot: Boot, breaker: Breaker) -> None:
         # Called inside a generator of ours: a program that fails at once, or is none, dies as any other does.
-        self._guest = _begin(program, Cpu(memory, boot.device_page))
+        self._guest = _begin(program, Cpu(memory, boot.device_page, boot.command_line))
         self._breaker = breaker
         self._pending: set[int] = set()
         self._is_halted = False

@@ -11,8 +11,7 @@ from time import monotonic
 import pytest
 
 from launcher import engines
-from launcher.api import Vcpu
-from launcher.devices.table import DEVICE_AREA_PAGES
+from launcher.api import DEVICE_AREA_PAGES, Vcpu
 from launcher.guests.idle import COUNTER
 from shared import breaker as breakers
 from shared.breaker import Breaker

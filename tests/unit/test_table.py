@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import pytest
 
+from launcher.api import DEVICE_AREA_PAGES
 from launcher.devices.pulse import Pulse
-from launcher.devices.table import DEVICE_AREA_PAGES, MAX_IRQ, DeviceTable
+from launcher.devices.table import MAX_IRQ, DeviceTable
 from shared.errors import GuestDied, RingError, UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.virtio import ACKNOWLEDGE, CONSOLE, DRIVER, DRIVER_OK, FAILED

@@ -132,6 +132,7 @@ def _set_boot_registers(vcpu_fd: int, boot: Boot) -> None:
         rsp=boot.device_page,
         rax=BOOT_MAGIC,
         rbx=boot.device_page,
+        rcx=boot.command_line,
         rflags=abi.EFLAGS_RESERVED,
     )
     _ioctl(vcpu_fd, abi.SET_REGS, ctypes.addressof(regs), "KVM_SET_REGS")

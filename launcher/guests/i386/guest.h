@@ -129,6 +129,13 @@ static inline bool device_start(struct device_desc *device)
     return event_idx;
 }
 
+/* ---- What came after the image on the command line ---- */
+
+struct arguments {
+    u32 count;
+    char text[]; /* one after the other, each ended by a NUL */
+};
+
 /* ---- The driver's half of a virtqueue ---- */
 
 struct vring_desc {
@@ -231,6 +238,27 @@ static inline void queue_want_interrupt(struct queue *queue, u16 more)
         queue->avail->ring[queue->mask + 1] = queue->reaped + more - 1; /* used_event: 2.7.7.1 */
     else
         queue->avail->flags = 0;
+}
+
+/* Put one buffer into a queue and sleep until the device is done with it; return how many bytes it wrote. */
+static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flags)
+{
+    u32 written;
+
+    queue->desc[0].addr = (u32)addr;
+    queue->desc[0].len = length;
+    queue->desc[0].flags = flags;
+    queue_post(queue, 0);
+    queue_kick(queue);
+    for (;;) {
+        queue_want_interrupt(queue, 1);
+        fence(); /* our wish, then a last look */
+        if (queue_has_news(queue))
+            break;
+        halt();
+    }
+    queue_reap(queue, &written);
+    return written;
 }
 
 static inline void queue_want_no_interrupt(struct queue *queue)

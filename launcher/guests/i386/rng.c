@@ -8,27 +8,6 @@ enum { WANTED = 32 };
 static u8 bytes[WANTED];
 static u8 text[2 * WANTED + 1];
 
-/* Put one buffer into a queue and sleep until the device is done with it; return how many bytes it wrote. */
-static u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flags)
-{
-    u32 written;
-
-    queue->desc[0].addr = (u32)addr;
-    queue->desc[0].len = length;
-    queue->desc[0].flags = flags;
-    queue_post(queue, 0);
-    queue_kick(queue);
-    for (;;) {
-        queue_want_interrupt(queue, 1);
-        fence(); /* our wish, then a last look */
-        if (queue_has_news(queue))
-            break;
-        halt();
-    }
-    queue_reap(queue, &written);
-    return written;
-}
-
 void guest_main(const struct device_desc *device_page)
 {
     static const char digits[] = "0123456789abcdef";

@@ -2,7 +2,8 @@
  * The first instructions of every Guest, its halt, and its interrupts.
  *
  * The Launcher enters _start as a multiboot loader would: 32-bit protected mode, flat segments, paging off,
- * interrupts off; EAX = 0x6C677374, EBX = the device page (the end of RAM), ESP = the same, to grow down from.
+ * interrupts off; EAX = 0x6C677374, EBX = the device page (the end of RAM), ESP = the same, to grow down from, ECX =
+ * the arguments: how many in 32 bits, then each ended by a NUL.
  *
  * The danger with halting is the interrupt that comes between the last look at the rings and the `hlt`: if it is
  * taken there, the Guest sleeps with work to do. The danger with interrupts is the way back: IRET is not emulated by
@@ -31,8 +32,9 @@
 _start:
         lgdt    gdt_pointer             /* a gate's selector is looked up in memory: the Guest needs a GDT of its own */
         lidt    idt_pointer
+        pushl   %ecx
         pushl   %ebx
-        call    guest_main              /* void guest_main(const struct device_desc *device_page) */
+        call    guest_main              /* void guest_main(const struct device_desc *, const struct arguments *) */
         movl    $PORT_SHUTDOWN, %edx
         outl    %eax, %dx
 
