@@ -68,6 +68,7 @@ class WatchSet:
                 self._rings.remove(source)
             if source in self._starved:
                 self._starved.remove(source)
+                self._words[STARVED] = len(self._starved)
             self._let_go(source)
 
     def wait(self) -> set[int]:
