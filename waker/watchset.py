@@ -104,7 +104,8 @@ class WatchSet:
         for source in list(self._starved):
             if source.room and source.room.has_news(self._memory, self._page):
                 self._starved.remove(source)
-                self._strategy.add(source.fd)
+                with contextlib.suppress(LabError, OSError):  # closed without a word: it wakes nobody any more
+                    self._strategy.add(source.fd)
         self._words[STARVED] = len(self._starved)
 
     def _starve(self, source: Source) -> bool:

@@ -117,6 +117,23 @@ def test_what_is_left_alone_can_be_unwatched_closed_and_survives_a_death(
         assert rig.machine.page.words[SPURIOUS] <= 1  # by the death
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_left_alone_and_closed_without_a_word_hurts_no_neighbour(name: str) -> None:
+    skip_unless_it_runs(name, "python")
+    with open_rig(name, "python") as rig:
+        rig.starve()
+        rig.pulse.ring(1)
+        rig.pulse.ring(0)
+        rig.expect_break("its neighbour")
+        rig.wait_until(lambda: rig.machine.page.words[STARVED] == 1, "the Waker leaves it alone")
+        rig.pulse.close_source(rig.pulse.sources[1])
+        rig.feed()
+        rig.pulse.ring(0)
+        while rig.pulse.rung < 2:
+            rig.expect_break("its neighbour, again")
+        assert rig.machine.loop.waker.stats().replaced == 0
+
+
 # --- as a user
 
 
