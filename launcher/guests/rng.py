@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from launcher.api import Notify, Shutdown
-from launcher.engines.python import HALT, Cpu, GuestCode
-from launcher.guests.support import find_device
+from launcher.api import Shutdown
+from launcher.engines.python import Cpu, GuestCode
+from launcher.guests.support import do, find_device
 from shared.virtio import CONSOLE, RNG
 
 _WANTED = 32
@@ -20,17 +20,8 @@ def run(cpu: Cpu) -> GuestCode:
     _, said = yield from console.start()
     have = 0
     while have < _WANTED:
-        asked.add([], [(_BYTES_ADDR + have, _WANTED - have)], 0)
-        if asked.kick_needed():
-            yield Notify(asked.layout.desc)
-        while (used := asked.reap()) is None:
-            yield HALT
-        have += used[1]
+        have += yield from do(asked, [], [(_BYTES_ADDR + have, _WANTED - have)])
     text = bytes(cpu.memory.view(_BYTES_ADDR, _WANTED)).hex().encode() + b"\n"
     cpu.memory.view(_TEXT_ADDR, len(text))[:] = text
-    said.add([(_TEXT_ADDR, len(text))], [], 0)
-    if said.kick_needed():
-        yield Notify(said.layout.desc)
-    while said.reap() is None:
-        yield HALT
+    yield from do(said, [(_TEXT_ADDR, len(text))], [])
     yield Shutdown()

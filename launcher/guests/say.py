@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from launcher.api import Notify, Shutdown
-from launcher.engines.python import HALT, Cpu, GuestCode
-from launcher.guests.support import find_device
+from launcher.api import Shutdown
+from launcher.engines.python import Cpu, GuestCode
+from launcher.guests.support import do, find_device
 from shared.virtio import CONSOLE
 
 _TEXT_ADDR = 0x10000
@@ -17,9 +17,5 @@ def run(cpu: Cpu) -> GuestCode:
     text = b"".join(arg + b"\n" for arg in cpu.args())
     if text:
         cpu.memory.view(_TEXT_ADDR, len(text))[:] = text
-        said.add([(_TEXT_ADDR, len(text))], [], 0)
-        if said.kick_needed():
-            yield Notify(said.layout.desc)
-        while said.reap() is None:
-            yield HALT
+        yield from do(said, [(_TEXT_ADDR, len(text))], [])
     yield Shutdown()

@@ -10,7 +10,7 @@ from ctypes import sizeof
 from typing import NamedTuple
 
 from launcher.api import Notify
-from launcher.engines.python import Cpu, Irqs, panic
+from launcher.engines.python import HALT, Cpu, Irqs, Step, panic
 from shared.driverqueue import DriverQueue
 from shared.memory import PAGE_SIZE
 from shared.structs import DeviceDesc, VqConfig
@@ -47,6 +47,18 @@ class FoundDevice(NamedTuple):
         desc.status |= DRIVER_OK
         yield Notify(self.desc_addr)
         return queues
+
+
+def do(
+    queue: DriverQueue[int], readable: list[tuple[int, int]], writable: list[tuple[int, int]]
+) -> Generator[Notify | Step, Irqs, int]:
+    """Give a queue one chain, (address, length) each, and sleep until it is used; return how many bytes were written."""
+    queue.add(readable, writable, 0)
+    if queue.kick_needed():
+        yield Notify(queue.layout.desc)
+    while (used := queue.reap()) is None:
+        yield HALT
+    return used[1]
 
 
 def find_device(cpu: Cpu, type_id: int, name: str) -> FoundDevice:
