@@ -52,7 +52,7 @@ class FoundDevice(NamedTuple):
 def do(
     queue: DriverQueue[int], readable: list[tuple[int, int]], writable: list[tuple[int, int]]
 ) -> Generator[Notify | Step, Irqs, int]:
-    """Give a queue one chain, (address, length) each, and sleep until it is used; return how many bytes were written."""
+    """Give a queue one chain, (address, length) each, and sleep until it is used; return how many bytes came."""
     queue.add(readable, writable, 0)
     if queue.kick_needed():
         yield Notify(queue.layout.desc)
