@@ -59,10 +59,10 @@ class ReadySet:
         for fd, _ in self._epoll.poll(0, _AT_ONCE):
             if fd in by_fd:
                 ready.append(by_fd[fd])
-        if self._has_rooms:  # what has none is left alone here, too
-            ready = [s for s in ready if s.room is None or s.room.has_news(self._memory, self._page)]
         if self._always:
             ready += self._always.values()
+        if self._has_rooms:  # what has none is left alone here, too
+            ready = [s for s in ready if s.room is None or s.room.has_news(self._memory, self._page)]
         if self._rings:  # a generator over nothing costs as much as the system call above
             ready += (s for s in self._rings.values() if s.ring and s.ring.has_news(self._memory, self._page))
         return ready

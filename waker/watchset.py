@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from shared.errors import LabError
-from shared.linux import fence
+from shared.linux import fence, is_open
 from shared.memory import GuestMemory
 from shared.page import STARVED, WAKES, Page
 from waker.api import FdSet, Source, Strategy
@@ -104,8 +104,12 @@ class WatchSet:
         for source in list(self._starved):
             if source.room and source.room.has_news(self._memory, self._page):
                 self._starved.remove(source)
-                with contextlib.suppress(LabError, OSError):  # closed without a word: it wakes nobody any more
+                try:
                     self._strategy.add(source.fd)
+                except (LabError, OSError):
+                    if is_open(source.fd):
+                        raise  # no fd is left, say: a Waker that went on would have lost this file
+                    # Closed without a word: it wakes nobody any more.
         self._words[STARVED] = len(self._starved)
 
     def _starve(self, source: Source) -> bool:

@@ -127,6 +127,7 @@ class Console:
         self._is_starved = False
         self._queues[0].disable_notify()
         self._hand_over()
+        self._tell_room()  # a kick may have come late, for a buffer that is taken: then we want the next one
         return self._sources()
 
     def lines(self) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from shared.errors import UsageError
 from shared.page import SPURIOUS, STARVED
 from tests.support.sessions import skip_unless_it_runs
 from waker import RING_AWARE, Waker
+from waker.strategies import select as select_strategy
 from waker.watchset import WatchSet
 
 LITTLE_S = 0.2
@@ -132,6 +134,26 @@ def test_what_is_left_alone_and_closed_without_a_word_hurts_no_neighbour(name: s
         while rig.pulse.rung < 2:
             rig.expect_break("its neighbour, again")
         assert rig.machine.loop.waker.stats().replaced == 0
+
+
+def test_a_waker_that_cannot_look_again_dies_of_it_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_rig(HERE[0], "python") as rig:
+        rig.starve()
+        rig.pulse.ring(1)
+        rig.wait_until(lambda: rig.machine.page.words[STARVED] == 1, "the Waker leaves it alone")
+        add, refused = select_strategy.Strategy.add, []
+
+        def add_but_once(self: select_strategy.Strategy, fd: int) -> None:
+            if not refused:
+                refused.append(fd)
+                raise OSError(errno.EMFILE, "no fd is left")
+            add(self, fd)
+
+        monkeypatch.setattr(select_strategy.Strategy, "add", add_but_once)
+        rig.feed()
+        while not rig.pulse.rung:
+            rig.expect_break("a buffer was given")
+        assert (rig.pulse.rung, rig.machine.loop.waker.stats().replaced) == (1, 1)
 
 
 # --- as a user

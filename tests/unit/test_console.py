@@ -201,6 +201,21 @@ def test_a_ring_aware_waker_needs_no_change_of_what_is_watched(memory: GuestMemo
         assert desk.changes == 0
 
 
+def test_a_kick_that_comes_late_leaves_the_next_buffer_announced(memory: GuestMemory, pipes: Pipes) -> None:
+    for event_idx in (False, True):
+        with Page.create() as page:
+            desk = Desk(memory, pipes.input_fd, pipes.output_fd, event_idx=event_idx, page=page)
+            desk.start()
+            assert not desk.console.on_ready(desk.source)  # another source's break, and no buffer
+            desk.console.on_notify(0)  # for a buffer that was taken before the Guest came to kick
+            pipes.type(b"x")
+            assert not desk.look()
+            desk.offer(16)
+            assert not desk.is_starved, "the Guest was not asked to notify"
+            assert desk.look()
+            assert desk.read() == b"x"
+
+
 def test_a_ring_aware_waker_knows_of_a_buffer_that_was_taken_and_not_written(memory: GuestMemory, pipes: Pipes) -> None:
     os.set_blocking(pipes.input_fd, False)
     with Page.create() as page:

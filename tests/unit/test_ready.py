@@ -220,3 +220,16 @@ def test_closing_gives_back_its_epoll(memory: GuestMemory, page: Page, bells: tu
         ready_set = ReadySet(memory, page)
         ready_set.add(bells[0])
         ready_set.close()
+
+
+def test_a_regular_file_without_room_is_left_alone_like_any_other(
+    ready_set: ReadySet, memory: GuestMemory, tmp_path: Path
+) -> None:
+    path = tmp_path / "input"
+    path.write_text("typed")
+    with path.open("rb") as file:
+        source = Source(file.fileno(), "input", None, RingView(USED_IDX, 0))
+        ready_set.add(source)
+        assert ready_set.ready() == []
+        memory.u16[USED_IDX >> 1] = 1
+        assert ready_set.ready() == [source]
