@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 import waker
 from launcher import engines
 from launcher.check.endurance import endure
 from launcher.check.report import EXPECTED, PASS, try_rule
+from launcher.check.rig import open_rig
 from launcher.check.rules import RULES
 
 PAIRS = [
@@ -53,3 +56,20 @@ def test_thousands_of_wakes_in_a_row_are_all_served(name: str, engine: str) -> N
 def test_a_guest_that_computes_is_woken_every_time(name: str, engine: str) -> None:
     skip_what_cannot_run(name, engine)
     assert endure(name, engine, SPINNING_WAKES, guest="spin").served == SPINNING_WAKES
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+@pytest.mark.parametrize("name", [name for name in waker.names() if name.startswith("thread/")])
+def test_a_thread_in_which_the_kill_is_dropped_dies_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str, is_held: bool
+) -> None:
+    skip_what_cannot_run(name, "python")
+    with open_rig(name, "python") as rig:
+        wake = rig.machine.loop.waker
+        if is_held:
+            rig.pulse.ring(0)
+            rig.wait_for_break("a ring")
+        # As the interpreter does with an exception that falls into a callback of the garbage collector.
+        monkeypatch.setattr(ctypes.pythonapi, "PyThreadState_SetAsyncExc", lambda thread, exception: 1)
+        wake.kill()
+        rig.wait_until(lambda: not wake.alive(), "the thread lives")

@@ -30,7 +30,7 @@ class _Killed(BaseException):
 class _ThreadChannel:
     """A queue in shared memory, and a byte down a pipe for each command, which snaps the thread out of its wait."""
 
-    def __init__(self, snap: int, commands: deque[Command], answers: SimpleQueue[str | PeerGone | None]) -> None:
+    def __init__(self, snap: int, commands: deque[Command | None], answers: SimpleQueue[str | PeerGone | None]) -> None:
         self._snap, self._commands, self._answers = snap, commands, answers
 
     def fileno(self) -> int:
@@ -39,7 +39,12 @@ class _ThreadChannel:
     def receive(self) -> Sequence[Command]:
         if not os.read(self._snap, 1):
             raise PeerGone("pipe: the Launcher has stopped this Waker")
-        return [self._commands.popleft()] if self._commands else []
+        if not self._commands:
+            return []
+        command = self._commands.popleft()
+        if command is None:
+            raise _Killed
+        return [command]
 
     def answer(self, generation: int, refusal: str | None) -> None:
         self._answers.put(refusal)
@@ -50,7 +55,7 @@ class ThreadPlace:
 
     def __init__(self, setup: Setup) -> None:
         self._snapped, self._snap = os.pipe()
-        self._commands: deque[Command] = deque()
+        self._commands: deque[Command | None] = deque()
         self._answers: SimpleQueue[str | PeerGone | None] = SimpleQueue()
         self._on_death = setup.breaker.break_out
         self._has_ended = False
@@ -109,7 +114,10 @@ class ThreadPlace:
             return  # its ident may be another thread's by now
         ident = ctypes.c_ulong(self._thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_Killed))
-        os.write(self._snap, b"!")  # it dies at its next bytecode, so it has to come out of the kernel
+        # It dies at its next bytecode, so it has to come out of the kernel. Where that bytecode is in a callback of the
+        # garbage collector, or in a `__del__`, the interpreter drops the exception: then it dies of the command.
+        self._commands.append(None)
+        os.write(self._snap, b"!")
 
     def stop(self) -> None:
         self._on_death = do_nothing
