@@ -5,39 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 
 import waker
 from launcher import engines, guests
-from launcher.api import Device, Died
+from launcher.api import Died
 from launcher.config import RunConfig
-from launcher.devices.console import Console
-from launcher.devices.rng import Rng
 from launcher.machine import Machine, open_machine
+from launcher.outfit import make_devices
 from launcher.stop import StopRequests
 from shared import breaker as breakers
 from shared.breaker import INLINE
 from shared.errors import EXIT_FINE, GuestDied
-from shared.memory import GuestMemory
-from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN, Page
-from shared.room import Room
+from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
     config = RunConfig(
-        image=args.image, engine=args.engine, waker=args.waker, memory_mib=args.memory, args=tuple(args.args)
+        image=args.image,
+        engine=args.engine,
+        waker=args.waker,
+        memory_mib=args.memory,
+        args=tuple(args.args),
+        has_rng=args.rng,
+        rng_file=args.rng_file,
     )
     with StopRequests(args.timeout) as stop:
-
-        def make_devices(memory: GuestMemory, page: Page) -> Sequence[Device]:
-            room = Room(memory, page, slot=0) if waker.parse(config.waker).is_ring_aware else None
-            devices: list[Device] = [Console(stop_fd=stop.source.fd, room=room)]
-            if args.rng or args.rng_file is not None:
-                devices.append(Rng(args.rng_file))
-            return devices
-
-        with open_machine(config, make_devices, stop) as machine:
+        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop) as machine:
             engine, reason = machine.engine
             _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
             exit_ = machine.loop.run()

@@ -26,6 +26,8 @@ class RunConfig:
     memory_backing: str = "memfd"
     is_tracing: bool = False
     args: tuple[str, ...] = ()
+    has_rng: bool = False
+    rng_file: str | None = None
 
     @property
     def command_line(self) -> bytes:

@@ -73,7 +73,7 @@ struct vq_config {
 } __attribute__((packed));
 
 enum { PAGE_SIZE = 4096 };
-enum { DEVICE_END = 0, DEVICE_CONSOLE = 3, DEVICE_RNG = 4 };
+enum { DEVICE_END = 0, DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_CONSOLE = 3, DEVICE_RNG = 4 };
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4 };
 enum { FEATURE_EVENT_IDX = 29 };
 
