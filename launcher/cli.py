@@ -111,6 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="PLACE/STRATEGY[+BREAKER][+ring-aware] (default: %(default)s)",
     )
     run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
+    run.add_argument("--initrd", metavar="FILE", help="what a Linux kernel (bzImage) finds as its initial RAM disk")
     run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
     run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
     run.add_argument("--timeout", type=_seconds, metavar="S", help="stop a Guest that still runs after so long")

@@ -27,11 +27,12 @@ def run(args: argparse.Namespace) -> int:
         waker=args.waker,
         memory_mib=args.memory,
         args=tuple(args.args),
+        initrd=args.initrd,
         has_rng=args.rng,
         rng_file=args.rng_file,
     )
     with StopRequests(args.timeout) as stop:
-        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop) as machine:
+        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:
             engine, reason = machine.engine
             _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
             exit_ = machine.loop.run()

@@ -26,6 +26,7 @@ class RunConfig:
     memory_backing: str = "memfd"
     is_tracing: bool = False
     args: tuple[str, ...] = ()
+    initrd: str | None = None
     has_rng: bool = False
     rng_file: str | None = None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launcher import guests, image
-from launcher.api import Boot, Vcpu
+from launcher.api import Boot, Payload, Vcpu
 from launcher.engines import kvm, python
 from shared.breaker import Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
@@ -33,8 +33,8 @@ class Engine:
     description: str
     breakers: tuple[str, ...]
     why_not: Callable[[], str | None]
-    open: Callable[[str, GuestMemory, int, MakeBreaker], Vcpu]
-    """Given a Guest's name or path, its memory, the address of the device page, and what makes its breaker.
+    open: Callable[[Payload, GuestMemory, int, MakeBreaker], Vcpu]
+    """Given what the Guest is made of, its memory, the address of the device page, and what makes its breaker.
 
     The maker is given the byte that ends the vCPU's next run, for an engine that has one outside the control page.
     """
@@ -102,12 +102,22 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
     raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
 
 
-def _open_kvm(guest: str, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
-    path = guests.image_path(guest) if guest in guests.names() else Path(guest)
-    if path.suffix == ".py":
+def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -> Boot:
+    """Put a Guest of machine code into memory, for any engine that runs such; return how it is started.
+
+    Raises `UsageError` for what is no such Guest; memory is then untouched.
+    """
+    guest = payload.guest
+    if guest.endswith(".py"):
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
-    entry = image.load(path, memory, device_page)
-    boot = Boot(device_page, entry)
+    if payload.initrd is not None:
+        raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
+    path = guests.image_path(guest) if guest in guests.names() else Path(guest)
+    return image.load(path, memory, device_page)
+
+
+def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    boot = load_machine_code(payload, memory, device_page)
     with ExitStack() as opened:
         vm = opened.enter_context(kvm.Vm(memory, boot))
         breaker = make_breaker(vm.exit_flag())
@@ -117,8 +127,11 @@ def _open_kvm(guest: str, memory: GuestMemory, device_page: int, make_breaker: M
         return vcpu
 
 
-def _open_python(guest: str, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
-    return python.PythonVcpu(memory, _load_program(guest), Boot(device_page), make_breaker(None))
+def _open_python(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    program = _load_program(payload.guest)
+    if payload.initrd is not None:
+        raise UsageError(f"image '{payload.guest}' is written in Python and takes no initrd; leave --initrd away")
+    return python.PythonVcpu(memory, program, Boot(device_page), make_breaker(None))
 
 
 def _load_program(guest: str) -> python.Program:

@@ -60,8 +60,7 @@ def boot_image(memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> Boo
     """Return what boots a built-in Guest by its name."""
 
     def boot(name: str) -> KvmVcpu:
-        entry = image.load(IMAGES / f"{name}.elf", memory, DEVICE_PAGE)
-        vcpu = KvmVcpu(memory, Boot(DEVICE_PAGE, entry), breaker)
+        vcpu = KvmVcpu(memory, image.load(IMAGES / f"{name}.elf", memory, DEVICE_PAGE), breaker)
         _opened.callback(vcpu.close)
         return vcpu
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from launcher import image
-from launcher.api import Boot, Broken, Died, Notify, Shutdown
+from launcher.api import Broken, Died, Notify, Shutdown
 from launcher.engines.kvm import KvmVcpu
 from shared.breaker import BreakHandle
 from shared.memory import PAGE_SIZE, GuestMemory
@@ -81,8 +81,7 @@ class Console:
         self._acked_at = at + 4
 
         self.breaker = HaltSpotter()
-        entry = image.load(guest, memory, DEVICE_PAGE)
-        self.vcpu = KvmVcpu(memory, Boot(DEVICE_PAGE, entry), self.breaker)
+        self.vcpu = KvmVcpu(memory, image.load(guest, memory, DEVICE_PAGE), self.breaker)
         assert self.vcpu.run() == Notify(DEVICE_PAGE)
         event_idx = bool(self.acked & EVENT_IDX)
         self.input, self.output = (
@@ -281,8 +280,7 @@ def test_an_image_that_this_machines_compiler_built_echoes_too(memory: GuestMemo
 
 def run_on(memory: GuestMemory, page: bytes) -> Broken | Notify | Shutdown | Died:
     memory.view(DEVICE_PAGE, len(page))[:] = page
-    entry = image.load(ECHO, memory, DEVICE_PAGE)
-    vcpu = KvmVcpu(memory, Boot(DEVICE_PAGE, entry), HaltSpotter())
+    vcpu = KvmVcpu(memory, image.load(ECHO, memory, DEVICE_PAGE), HaltSpotter())
     try:
         return vcpu.run()
     finally:

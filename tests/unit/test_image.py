@@ -48,7 +48,7 @@ def patched(offset: int, form: str, value: int, content: bytes = ECHO) -> bytes:
 def load(tmp_path: Path, content: bytes, memory: GuestMemory) -> int:
     path = tmp_path / "image"
     path.write_bytes(content)
-    return image.load(path, memory, RAM)
+    return image.load(path, memory, RAM).entry
 
 
 @pytest.fixture

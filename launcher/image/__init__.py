@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.api import Boot
 from shared.errors import UsageError
 from shared.memory import GuestMemory
 
@@ -38,17 +39,17 @@ class _Segment:
     content: memoryview
 
 
-def load(path: str | Path, memory: GuestMemory, limit: int) -> int:
-    """Copy the image at `path` into RAM, guest-physical 0 to `limit`, and return the address of its entry.
+def load(path: str | Path, memory: GuestMemory, device_page: int) -> Boot:
+    """Copy the image at `path` into RAM, guest-physical 0 to `device_page`, and return how it is started.
 
     Raises `UsageError` for whatever is not a loadable image; memory is then untouched. Before the Guest runs.
     """
-    entry, segments = _open(path, limit)
+    entry, segments = _open(path, device_page)
     for segment in segments:
         filled = segment.addr + len(segment.content)
         memory.view(segment.addr, len(segment.content))[:] = segment.content
         _zero(memory, filled, segment.addr + segment.size)
-    return entry
+    return Boot(device_page, entry)
 
 
 def check(path: str | Path) -> None:
