@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
-_MAX_TIMEOUT_S = 10_000_000  # a third of a year; the timer's own limit is beyond
-
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the exit code that means so."""
@@ -85,37 +83,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     import shtab
 
-    from launcher import commands
-    from launcher.config import DEFAULT_WAKER
+    from launcher import commands, options
 
     parser = _Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
     sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = sub.add_parser("run", help="run a Guest with the console on this terminal")
-    run.add_argument(
-        "image",
-        nargs="?",
-        default="echo",
-        metavar="IMAGE",
-        help="a built-in Guest (echo), an ELF32 file, or a .py file",
-    )
-    run.add_argument(
-        "args", nargs="*", metavar="ARG", help="what the Guest is given besides; after -- if it begins with -"
-    )
-    run.add_argument("--engine", default="auto", help="what runs the Guest: auto, kvm, python (default: %(default)s)")
-    run.add_argument(
-        "--waker",
-        default=DEFAULT_WAKER,
-        metavar="NAME",
-        help="PLACE/STRATEGY[+BREAKER][+ring-aware] (default: %(default)s)",
-    )
-    run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
-    run.add_argument("--initrd", metavar="FILE", help="what a Linux kernel (bzImage) finds as its initial RAM disk")
-    run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
-    run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
-    run.add_argument("--timeout", type=_seconds, metavar="S", help="stop a Guest that still runs after so long")
-    run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
+    options.add_to(run)  # a new option of run is a line there
     run.set_defaults(command=commands.run)
 
     list_ = sub.add_parser("list", help="list the wakers, breakers, engines or guests there are")
@@ -137,20 +112,3 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds") from None
-    if not 0 < seconds <= _MAX_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and {_MAX_TIMEOUT_S} seconds")
-    return seconds
-
-
-def _mib(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of MiB") from None

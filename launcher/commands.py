@@ -7,7 +7,7 @@ import json
 import sys
 
 import waker
-from launcher import engines, guests
+from launcher import engines, guests, options
 from launcher.api import Died
 from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
@@ -21,6 +21,7 @@ from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
+    args = options.settle(args)
     config = RunConfig(
         image=args.image,
         engine=args.engine,
