@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         default="echo",
         metavar="IMAGE",
-        help="a built-in Guest (echo), an ELF32 file, or a .py file",
+        help="a built-in Guest (echo), an ELF file of 32-bit code, a bzImage, flat:FILE[@ADDR], or a .py file",
     )
     run.add_argument(
         "args", nargs="*", metavar="ARG", help="what the Guest is given besides; after -- if it begins with -"

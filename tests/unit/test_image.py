@@ -25,6 +25,7 @@ BASE = 0x100000
 E_CLASS, E_DATA, E_TYPE, E_MACHINE, E_ENTRY, E_PHOFF, E_PHNUM = 4, 5, 16, 18, 24, 28, 44
 HEADER, PROGRAM_HEADER = struct.Struct("<16sHHIIIIIHHHHHH"), struct.Struct("<IIIIIIII")
 PT_LOAD = 1
+KINDS = "an image is an ELF file or a bzImage, and a flat binary is given as flat:FILE"
 
 
 def elf(*segments: tuple[int, bytes, int], entry: int = BASE) -> bytes:
@@ -139,9 +140,9 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, memory: G
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "is empty; an image is an ELF file"),
-        (b"#!/bin/sh\n", "is not an image: it begins with 23 21 2f 62; an image is an ELF file"),
-        (b"\x7fEL", "is not an image: it begins with 7f 45 4c; an image is an ELF file"),
+        (b"", f"is empty; {KINDS}"),
+        (b"#!/bin/sh\n", f"is not an image: it begins with 23 21 2f 62; {KINDS}"),
+        (b"\x7fEL", f"is not an image: it begins with 7f 45 4c; {KINDS}"),
         (
             patched(E_MACHINE, "<H", 62),
             "is for another machine (EM_X86_64, ELFCLASS32, ELFDATA2LSB); compile it with -m32 for i386",
@@ -151,7 +152,7 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, memory: G
         (patched(E_PHNUM, "<H", 0), "has no segment to load; link it as an executable"),
         (
             patched(E_ENTRY, "<I", 0x1000),
-            "its entry 0x1000 lies in no loaded segment; entry addresses are physical",
+            "its entry 0x1000 lies in no loaded segment; link it with its entry in one",
         ),
         (
             elf((BASE, b"code", RAM)),
