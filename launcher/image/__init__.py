@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher.api import Boot
+from launcher.config import MAX_MEMORY_MIB
 from launcher.image import bzimage, elf, flat
 from launcher.image.file import read
 from launcher.image.plan import Plan
@@ -21,8 +22,6 @@ from shared.errors import UsageError
 from shared.memory import GuestMemory
 
 MAX_IMAGE_BYTES = 64 << 20
-
-_ADDRESS_SPACE = 1 << 32
 
 
 def is_python(name: str) -> bool:
@@ -54,7 +53,7 @@ def load(
 
 def check(name: str | Path) -> None:
     """Raise `UsageError` for whatever is not a loadable image, however large the memory."""
-    _plan(str(name), _ADDRESS_SPACE, (), None)
+    _plan(str(name), MAX_MEMORY_MIB << 20, (), None)
 
 
 def _plan(name: str, device_page: int, args: Sequence[str], initrd: str | None) -> Plan:

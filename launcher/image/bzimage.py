@@ -64,33 +64,23 @@ def plan(content: bytes, device_page: int, args: Sequence[str], initrd: bytes | 
     load_address = _load_address(header, len(kernel), device_page)
     end = _check_room(header, load_address, len(kernel), device_page)
     line = _command_line(header, device_page, args)
-    params = BootParams()
-    copied = _header_bytes(content, header)
-    ctypes.memmove(ctypes.addressof(params) + HEADER_OFFSET, copied, len(copied))
-    params.hdr.vid_mode = bootparams.VIDEO_NORMAL
-    params.hdr.type_of_loader = bootparams.LOADER_UNDEFINED
-    params.hdr.loadflags |= bootparams.CAN_USE_HEAP
-    params.hdr.heap_end_ptr = COMMAND_LINE - ZERO_PAGE - 0x200
-    params.hdr.code32_start = load_address
-    params.hdr.cmd_line_ptr = COMMAND_LINE
-    params.hdr.ramdisk_image = params.hdr.ramdisk_size = 0
-    pieces = [Piece(load_address, len(kernel), kernel)]
-    if initrd is not None:
-        disk = _place_initrd(header, initrd, end, device_page)
-        params.hdr.ramdisk_image, params.hdr.ramdisk_size = disk.addr, disk.size
-        pieces.append(disk)
-    _fill_map(params, device_page)
-    pieces += [
+    disk = None if initrd is None else _place_initrd(header, initrd, end, device_page)
+    zero_page = _fill_zero_page(_header_bytes(content, header), load_address, disk, device_page)
+    pieces = [
+        Piece(load_address, len(kernel), kernel),
+        Piece(ZERO_PAGE, len(zero_page), zero_page),
         Piece(GDT, len(_GDT_BYTES), _GDT_BYTES),
         Piece(COMMAND_LINE, len(line), line),
-        Piece(ZERO_PAGE, ctypes.sizeof(params), bytes(params)),
     ]
+    if disk is not None:
+        pieces.append(disk)
     segments = Segments(_CODE_SELECTOR, _DATA_SELECTOR, GDT, len(_GDT_BYTES))
+    boot = Boot(device_page, load_address, LinuxBoot(ZERO_PAGE, COMMAND_LINE, segments))
     warning = version and (
         f"is Linux ({version}), and this machine has no interrupt controller, timer, serial port or disk of a PC: "
         "a kernel that was not made for it soon stops, or dies"
     )
-    return Plan(tuple(pieces), Boot(device_page, load_address, LinuxBoot(ZERO_PAGE, COMMAND_LINE, segments)), warning)
+    return Plan(tuple(pieces), boot, warning)
 
 
 def _header_bytes(content: bytes, header: SetupHeader) -> bytes:
@@ -163,15 +153,14 @@ def _load_address(header: SetupHeader, size: int, device_page: int) -> int:
 
 def _check_room(header: SetupHeader, load_address: int, size: int, device_page: int) -> int:
     """Return where all that the kernel needs at first ends; raise `UsageError` where that is not in RAM."""
-    check_fit("a kernel", load_address, size, device_page)
-    needed = int(header.init_size)
     runs_at = load_address
     if not header.relocatable_kernel and header.pref_address:
         runs_at = int(header.pref_address)  # it moves itself there
     if runs_at < HIGH_MEMORY:
         raise UsageError(f"is a corrupt kernel (it would run at {runs_at:#x}, in low memory); build it again")
-    check_fit("a kernel with what it needs to start", runs_at, needed, device_page)
-    return max(load_address + size, runs_at + needed)
+    start, end = min(load_address, runs_at), max(load_address + size, runs_at + int(header.init_size))
+    check_fit("a kernel with what it needs to start", start, end - start, device_page)
+    return end
 
 
 def _command_line(header: SetupHeader, device_page: int, args: Sequence[str]) -> bytes:
@@ -196,15 +185,26 @@ def _place_initrd(header: SetupHeader, initrd: bytes, lowest: int, device_page: 
     return Piece(addr, len(initrd), initrd)
 
 
-def _fill_map(params: BootParams, device_page: int) -> None:
-    entries = (
-        (0, LOW_MEMORY_END, bootparams.E820_RAM),
-        (HIGH_MEMORY, device_page, bootparams.E820_RAM),
-        (device_page, device_page + DEVICE_AREA_PAGES * PAGE_SIZE, bootparams.E820_RESERVED),
+def _fill_zero_page(header: bytes, load_address: int, disk: Piece | None, device_page: int) -> bytes:
+    params = BootParams()
+    ctypes.memmove(ctypes.addressof(params) + HEADER_OFFSET, header, len(header))
+    hdr = params.hdr
+    hdr.vid_mode = bootparams.VIDEO_NORMAL
+    hdr.type_of_loader = bootparams.LOADER_UNDEFINED
+    hdr.loadflags |= bootparams.CAN_USE_HEAP
+    hdr.heap_end_ptr = COMMAND_LINE - ZERO_PAGE - 0x200
+    hdr.code32_start = load_address
+    hdr.cmd_line_ptr = COMMAND_LINE
+    hdr.ramdisk_image, hdr.ramdisk_size = (disk.addr, disk.size) if disk else (0, 0)
+    device_area = DEVICE_AREA_PAGES * PAGE_SIZE
+    ranges = (
+        E820Entry(0, LOW_MEMORY_END, bootparams.E820_RAM),
+        E820Entry(HIGH_MEMORY, device_page - HIGH_MEMORY, bootparams.E820_RAM),
+        E820Entry(device_page, device_area, bootparams.E820_RESERVED),
     )
-    for index, (start, end, kind) in enumerate(entries):
-        params.e820_table[index] = E820Entry(start, end - start, kind)
-    params.e820_entries = len(entries)
+    params.e820_table[: len(ranges)] = ranges
+    params.e820_entries = len(ranges)
+    return bytes(params)
 
 
 def _up(addr: int, alignment: int) -> int:

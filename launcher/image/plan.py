@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.api import Boot
+from launcher.config import MAX_MEMORY_MIB
 from shared.errors import UsageError
 from shared.memory import GuestMemory
 
@@ -44,7 +45,13 @@ def check_fit(what: str, addr: int, size: int, device_page: int) -> None:
     """Raise `UsageError` for what would not lie in RAM."""
     end = addr + size
     if end > device_page:
+        can_reach = end <= MAX_MEMORY_MIB << 20
         raise UsageError(
             f"does not fit: {what} of {size:#x} bytes at {addr:#x} ends at {end:#x}, past the end of RAM "
-            f"({device_page:#x}); give more with --memory"
+            f"({device_page:#x}); "
+            + (
+                "give more with --memory"
+                if can_reach
+                else f"RAM has {MAX_MEMORY_MIB} MiB at most, so build it for less"
+            )
         )

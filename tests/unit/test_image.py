@@ -49,7 +49,7 @@ def patched(offset: int, form: str, value: int, content: bytes = ECHO) -> bytes:
 def load(tmp_path: Path, content: bytes, memory: GuestMemory) -> int:
     path = tmp_path / "image"
     path.write_bytes(content)
-    return image.load(path, memory, RAM).entry
+    return image.load(path, memory, RAM, warn=pytest.fail).entry
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, memory: G
         (
             elf((0xFFFFFFFF, b"code", 4)),
             "does not fit: its segment of 0x4 bytes at 0xffffffff ends at 0x100000003, past the end of RAM "
-            "(0x200000); give more with --memory",
+            "(0x200000); RAM has 3072 MiB at most, so build it for less",
         ),
         (
             elf((BASE, b"code", 3)),
@@ -192,6 +192,30 @@ def test_what_cannot_be_loaded_is_refused_with_the_remedy(
     content: bytes, why: str, tmp_path: Path, memory: GuestMemory
 ) -> None:
     assert refusal(tmp_path, content, memory) == why
+
+
+def test_an_entry_at_a_virtual_address_is_translated(tmp_path: Path, memory: GuestMemory) -> None:
+    content = elf((0x1000, b"data", 4), (BASE, b"code", 4), entry=0xC0100002)
+    at = HEADER.size + PROGRAM_HEADER.size + 8  # p_vaddr of the second
+    assert load(tmp_path, patched(at, "<I", 0xC0100000, content), memory) == BASE + 2
+
+
+def test_an_entry_that_is_physical_and_virtual_too_is_physical(tmp_path: Path, memory: GuestMemory) -> None:
+    content = elf((0x1000, b"data", 4), (BASE, b"code", 4), entry=BASE)
+    at = HEADER.size + 8  # p_vaddr of the first
+    assert load(tmp_path, patched(at, "<I", BASE, content), memory) == BASE
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"), [(3, "an interpreter"), (2, "a dynamic linker"), (7, "thread-local storage")]
+)
+def test_a_program_for_an_operating_system_is_refused(
+    kind: int, needed: str, tmp_path: Path, memory: GuestMemory
+) -> None:
+    content = patched(HEADER.size + PROGRAM_HEADER.size, "<I", kind, elf((BASE, b"code", 4), (BASE, b"more", 4)))
+    assert refusal(tmp_path, content, memory) == (
+        f"is a program for an operating system: it needs {needed}; build it freestanding"
+    )
 
 
 @pytest.mark.parametrize("offset", [E_CLASS, E_DATA])
