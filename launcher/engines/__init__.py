@@ -110,8 +110,11 @@ def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -
     guest = payload.guest
     if image.is_python(guest):
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
-    path = guests.image_path(guest) if guest in guests.names() else guest
-    return image.load(path, memory, device_page, payload.args, payload.initrd, payload.warn)
+    if guest in guests.names():
+        if payload.initrd is not None:
+            raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
+        return image.load(guests.image_path(guest), memory, device_page)
+    return image.load(guest, memory, device_page, payload.args, payload.initrd, payload.warn)
 
 
 def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:

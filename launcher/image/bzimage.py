@@ -178,9 +178,9 @@ def _place_initrd(header: SetupHeader, initrd: bytes, lowest: int, device_page: 
     end = min(device_page, header.initrd_addr_max + 1)
     addr = (end - len(initrd)) & -PAGE_SIZE
     if addr < lowest:
+        remedy = "give more with --memory" if end == device_page else "give a smaller one: the kernel allows no more"
         raise UsageError(
-            f"its initrd does not fit: {len(initrd):#x} bytes between the kernel ({lowest:#x}) and {end:#x}; "
-            "give more with --memory"
+            f"its initrd does not fit: {len(initrd):#x} bytes between the kernel ({lowest:#x}) and {end:#x}; {remedy}"
         )
     return Piece(addr, len(initrd), initrd)
 

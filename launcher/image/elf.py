@@ -15,7 +15,8 @@ Both are refused. What is left is taken for 32-bit code, and the user is told so
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from launcher.api import Boot
 from launcher.image.plan import Piece, Plan, check_fit
@@ -23,9 +24,11 @@ from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
-    from elftools.elf.segments import Segment
 
 MAX_SEGMENTS = 64
+
+Header = Mapping[str, Any]
+"""A program header: its fields by their names in the ABI."""
 
 _MAGIC = b"\x7fELF"
 _ADDRESS_SPACE = 1 << 32
@@ -49,7 +52,7 @@ def plan(content: bytes, device_page: int) -> Plan:
     try:
         elf = ELFFile(io.BytesIO(content))
         _check_kind(elf)
-        found = [elf.get_segment(n) for n in range(elf["e_phnum"])]
+        found = [_program_header(elf, n) for n in range(elf["e_phnum"])]
         _check_purpose(found)
         loaded = [segment for segment in found if segment["p_type"] == "PT_LOAD"]
         pieces = [_checked(segment, content, device_page) for segment in loaded]
@@ -77,7 +80,16 @@ def _check_kind(elf: ELFFile) -> None:
         raise UsageError(f"has {elf['e_phnum']} program headers, over {MAX_SEGMENTS}; build it again")
 
 
-def _check_purpose(found: list[Segment]) -> None:
+def _program_header(elf: ELFFile, number: int) -> Header:
+    # Not get_segment(): for a dynamic segment that looks through all sections, of which a file may claim millions.
+    from elftools.common.utils import struct_parse
+
+    at = elf["e_phoff"] + number * elf["e_phentsize"]
+    header: Header = struct_parse(elf.structs.Elf_Phdr, elf.stream, stream_pos=at)
+    return header
+
+
+def _check_purpose(found: list[Header]) -> None:
     for segment in found:
         if needed := _FOR_A_SYSTEM.get(segment["p_type"]):
             raise UsageError(f"is a program for an operating system: it needs {needed}; build it freestanding")
@@ -87,7 +99,7 @@ def _check_purpose(found: list[Segment]) -> None:
             )
 
 
-def _checked(segment: Segment, content: bytes, device_page: int) -> Piece:
+def _checked(segment: Header, content: bytes, device_page: int) -> Piece:
     addr, size, offset, filled = (segment[name] for name in ("p_paddr", "p_memsz", "p_offset", "p_filesz"))
     if filled > size:
         raise UsageError(f"is a corrupt ELF file (a segment of {size:#x} bytes holds {filled:#x}); build it again")
@@ -99,7 +111,7 @@ def _checked(segment: Segment, content: bytes, device_page: int) -> Piece:
     return Piece(addr, size, memoryview(content)[offset : offset + filled])
 
 
-def _physical(entry: int, loaded: list[Segment]) -> int:
+def _physical(entry: int, loaded: list[Header]) -> int:
     """Return the entry's physical address; raise `UsageError` where nothing is loaded at it."""
     if not any(segment["p_memsz"] for segment in loaded):
         raise UsageError("has no segment to load; link it as an executable")

@@ -203,6 +203,13 @@ def test_an_initrd_may_reach_down_to_what_the_kernel_needs_and_no_further(loader
     assert field(loader.zero_page(loader.load(kernel, initrd=b"x" * 0x200000)), "ramdisk_image") == 0x200000
 
 
+def test_an_initrd_that_the_kernel_leaves_no_room_for_is_refused(loader: Loader) -> None:
+    assert loader.refusal(bzimage(PAYLOAD, initrd_addr_max=0x1FFFFF), initrd=bytes(0x100000)) == (
+        "its initrd does not fit: 0x100000 bytes between the kernel (0x1000f0) and 0x200000; give a smaller one: the "
+        "kernel allows no more"
+    )
+
+
 def test_an_initrd_that_is_empty_is_refused(loader: Loader) -> None:
     assert loader.refusal(bzimage(PAYLOAD), initrd=b"") == "its initrd is empty; leave --initrd away"
 

@@ -23,8 +23,10 @@ BASE = 0x100000
 
 # Offsets in an ELF32 header and in a program header (System V ABI, chapters 4 and 5).
 E_CLASS, E_DATA, E_TYPE, E_MACHINE, E_ENTRY, E_PHOFF, E_PHNUM = 4, 5, 16, 18, 24, 28, 44
+E_SHOFF, E_SHENTSIZE = 32, 46
 HEADER, PROGRAM_HEADER = struct.Struct("<16sHHIIIIIHHHHHH"), struct.Struct("<IIIIIIII")
-PT_LOAD = 1
+PT_LOAD, PT_DYNAMIC = 1, 2
+MAX_SECTION_BYTES = 60 << 20
 KINDS = "an image is an ELF file or a bzImage, and a flat binary is given as flat:FILE"
 
 
@@ -192,6 +194,15 @@ def test_what_cannot_be_loaded_is_refused_with_the_remedy(
     content: bytes, why: str, tmp_path: Path, memory: GuestMemory
 ) -> None:
     assert refusal(tmp_path, content, memory) == why
+
+
+def test_a_file_that_claims_millions_of_sections_is_not_searched(tmp_path: Path, memory: GuestMemory) -> None:
+    content = elf((BASE, b"code", 4), (BASE, b"more", 4))
+    content = patched(HEADER.size + PROGRAM_HEADER.size, "<I", PT_DYNAMIC, content)
+    sections = struct.pack("<5I", 0, 0, 0, 0, 0) + struct.pack("<5I", 0xFFFFFFFF, 0, 0, 0, 0)  # sh_size: how many
+    content = patched(E_SHOFF, "<I", len(content), content) + sections.ljust(MAX_SECTION_BYTES, b"\0")
+    content = patched(E_SHENTSIZE, "<H", 40, content)
+    assert refusal(tmp_path, content, memory).startswith("is a program for an operating system: ")
 
 
 def test_an_entry_at_a_virtual_address_is_translated(tmp_path: Path, memory: GuestMemory) -> None:
