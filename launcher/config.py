@@ -39,7 +39,9 @@ class RunConfig:
         if len(self.command_line) > PAGE_SIZE:
             raise UsageError(f"arguments of {len(self.command_line)} bytes are over {PAGE_SIZE}; give the Guest fewer")
         if not self.image:
-            raise UsageError("image '' is no name; give a built-in Guest, an ELF32 file or a .py file")
+            raise UsageError("image '' is no name; give a built-in Guest, a file of machine code or a .py file")
+        if self.initrd == "":
+            raise UsageError("initrd '' is no name; give the file of an initrd")
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
                 f"memory of {self.memory_mib} MiB cannot be made; give --memory {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"

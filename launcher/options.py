@@ -89,10 +89,12 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "image",
         PATH,
-        f"a built-in Guest (echo), an ELF32 file, a .py file, or a {CONFIG_SUFFIX} file with options for run",
+        "a built-in Guest (echo), an ELF file of 32-bit code, a bzImage, flat:FILE[@ADDR], a .py file, "
+        f"or a {CONFIG_SUFFIX} file with options for run",
         default="echo",
         metavar="IMAGE",
         is_positional=True,
+        prefixes=("flat:",),
     ),
     Option(
         "args",

@@ -84,7 +84,7 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
         if reason is not None:
             raise UsageError(f"engine '{name}' cannot run here: {reason}; try --engine {AUTO}")
         return Choice(engine, "asked for")
-    if guest.endswith(".py"):
+    if image.is_python(guest):
         return Choice(_ENGINES["python"], "the Guest is written in Python")
     reason = kvm.why_not()
     if breaker is not None and breaker not in kvm.BREAKERS:
@@ -108,12 +108,13 @@ def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -
     Raises `UsageError` for what is no such Guest; memory is then untouched.
     """
     guest = payload.guest
-    if guest.endswith(".py"):
+    if image.is_python(guest):
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
-    if payload.initrd is not None:
-        raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
-    path = guests.image_path(guest) if guest in guests.names() else Path(guest)
-    return image.load(path, memory, device_page)
+    if guest in guests.names():
+        if payload.initrd is not None:
+            raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
+        return image.load(guests.image_path(guest), memory, device_page)
+    return image.load(guest, memory, device_page, payload.args, payload.initrd, payload.warn)
 
 
 def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
@@ -137,7 +138,7 @@ def _open_python(payload: Payload, memory: GuestMemory, device_page: int, make_b
 def _load_program(guest: str) -> python.Program:
     if guest in guests.names():
         module = import_module(f"launcher.guests.{guest}")
-    elif guest.endswith(".py"):
+    elif image.is_python(guest):
         if not Path(guest).is_file():
             raise UsageError(f"image '{guest}': no such file")
         spec = util.spec_from_file_location("guest", guest)
