@@ -113,6 +113,13 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
     run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
     run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
+    run.add_argument(
+        "--tunnet",
+        action="append",
+        default=[],
+        metavar="ADDR[/LEN]|bridge:NAME",
+        help="give the Guest a network, with the host at ADDR (of a /24), or as a port of a bridge (repeatable)",
+    )
     run.add_argument("--timeout", type=_seconds, metavar="S", help="stop a Guest that still runs after so long")
     run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
     run.set_defaults(command=commands.run)

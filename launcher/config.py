@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from launcher.devices import tap
 from shared.errors import UsageError
 from shared.memory import PAGE_SIZE
 
@@ -28,6 +29,7 @@ class RunConfig:
     args: tuple[str, ...] = ()
     has_rng: bool = False
     rng_file: str | None = None
+    tunnet: tuple[str, ...] = ()
 
     @property
     def command_line(self) -> bytes:
@@ -39,6 +41,8 @@ class RunConfig:
             raise UsageError(f"arguments of {len(self.command_line)} bytes are over {PAGE_SIZE}; give the Guest fewer")
         if not self.image:
             raise UsageError("image '' is no name; give a built-in Guest, an ELF32 file or a .py file")
+        for tunnet in self.tunnet:
+            tap.parse(tunnet)
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
                 f"memory of {self.memory_mib} MiB cannot be made; give --memory {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"
