@@ -81,15 +81,15 @@ class Net:
         if not self._queues:
             return False
         queue = self._queues[0]
+        chain = self._take_buffer(queue)
+        self._is_starved = chain is None and self._room is None
         for _ in range(_AT_ONCE):
-            chain, self._spare = self._spare, None
-            if chain is None:
-                chain = self._next_buffer(queue)
-            if chain is None:
-                self._is_starved = self._room is None
+            if chain is None or not self._receive(queue, chain):
                 break
-            if not self._receive(queue, chain):
-                break
+            # Here no kick is asked for: perhaps no frame waits for the buffer that is not there.
+            chain, self._spare = self._spare or queue.pop(), None
+        else:
+            self._spare = chain
         self._tell_room()
         return not self._is_starved
 
@@ -124,22 +124,19 @@ class Net:
 
     # ---- To the Guest ----
 
-    def _next_buffer(self, queue: Virtqueue) -> Chain | None:
-        chain = queue.pop()
-        if chain is None:
-            if self._room is not None or not queue.enable_notify():  # with a room, _tell_room asks for it
-                return None
+    def _take_buffer(self, queue: Virtqueue) -> Chain | None:
+        """Return a buffer; without one, have the Guest notify when it gives one (with a room, _tell_room does that)."""
+        chain, self._spare = self._spare or queue.pop(), None
+        if chain is None and self._room is None and queue.enable_notify():
             queue.disable_notify()
             chain = queue.pop()
-            if chain is None:
-                return None
-        if chain.readable:
-            # VirtIO 1.3, 5.1.6.3: the receive queue holds buffers for the device to write.
-            raise RingError(queue.name, chain.head, "is a buffer for a frame that the device cannot write")
         return chain
 
     def _receive(self, queue: Virtqueue, chain: Chain) -> bool:
         """Move one frame into the buffer; False when there is none. A buffer that was not used stays for the next."""
+        if chain.readable:
+            # VirtIO 1.3, 5.1.6.3: the receive queue holds buffers for the device to write.
+            raise RingError(queue.name, chain.head, "is a buffer for a frame that the device cannot write")
         views = chain.writable
         if len(views) == 1 and len(views[0]) > HEADER_SIZE:
             room = len(views[0])
