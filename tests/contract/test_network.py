@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from launcher import engines
+from launcher.guests.answers import turn_round
+from tests.support.frames import GUEST_ADDR, GUEST_MAC, NOT_ANSWERED, arp, mixed_frames
 from tests.support.network import (
+    Wire,
     addresses,
     delete_link,
     interfaces,
@@ -28,7 +31,7 @@ from tests.support.until import until
 RUNS = [(engine, name) for engine in engines.names() for name in ("process/select", "inline/uring")]
 every_run = pytest.mark.parametrize(("engine", "name"), RUNS)
 
-
+ETHERNET_HEADER = 14
 _PR_CAPBSET_DROP, _CAP_NET_ADMIN = 24, 12
 
 
@@ -59,6 +62,24 @@ def test_more_than_the_guest_has_buffers_for_waits_in_the_interface(name: str) -
     with pong("--engine=python", f"--waker={name}"):
         assert len(ping(3)) == 3
         assert echo_datagrams(600, seed=3, window=128) == Echoes(600, 0, 0)
+
+
+def turned(frame: bytes) -> bytes | None:
+    """Return what the Guest in Python answers."""
+    copy = bytearray(frame)
+    return bytes(copy) if turn_round(memoryview(copy), GUEST_MAC, GUEST_ADDR) else None
+
+
+@pytest.mark.parametrize("engine", engines.names())
+def test_both_guests_answer_the_same_to_right_and_wrong_frames(engine: str) -> None:
+    skip_unless_it_runs("process/select", engine)
+    with pong(f"--engine={engine}", "--waker=process/select"), Wire("lguest0") as wire:
+        told = turned(arp())
+        assert told is not None
+        for frame in [*mixed_frames(200, seed=5), *NOT_ANSWERED.values()]:
+            if len(frame) < ETHERNET_HEADER or (answer := turned(frame)) == told:
+                continue
+            assert wire.exchange([frame, arp()], until=told) == [answer, told] if answer else [told], frame.hex()
 
 
 def test_two_networks_of_one_guest_are_two_interfaces(tmp_path: Path) -> None:

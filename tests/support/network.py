@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+import select
+import socket
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 from pyroute2 import IPRoute
+
+from tests.support.rescue import PATIENCE_S
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,3 +77,32 @@ def delete_link(name: str) -> None:
     with IPRoute() as ip:
         (index,) = ip.link_lookup(ifname=name)
         ip.link("del", index=index)
+
+
+class Wire:
+    """Any frame in and out by an interface, under the host's own stack. Use it in a `with`."""
+
+    def __init__(self, name: str) -> None:
+        every_kind = 3  # linux/if_ether.h
+        self._end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_kind))
+        self._end.bind((name, every_kind))
+        self._own = self._end.getsockname()[4]
+
+    def exchange(self, frames: Sequence[bytes], until: bytes) -> list[bytes]:
+        """Send frames, and return those that come back, but for what is the host's own, up to `until`."""
+        outgoing = 4  # linux/if_packet.h
+        found: list[bytes] = []
+        for frame in frames:
+            self._end.send(frame)
+        while until not in found:
+            assert select.select([self._end], [], [], PATIENCE_S)[0], f"it did not come; what came: {found}"
+            frame, (_, _, kind, _, _) = self._end.recvfrom(65536)
+            if kind != outgoing and frame[:6] != self._own:
+                found.append(frame)
+        return found
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
