@@ -138,30 +138,29 @@ class Net:
             # VirtIO 1.3, 5.1.6.3: the receive queue holds buffers for the device to write.
             raise RingError(queue.name, chain.head, "is a buffer for a frame that the device cannot write")
         views = chain.writable
+        gathered = None
         if len(views) == 1 and len(views[0]) > HEADER_SIZE:
             room = len(views[0])
             views = [views[0][HEADER_SIZE:], _BEYOND]
         else:
             room = chain.writable_bytes
             views = [*_without_header(views), _BEYOND]
-        is_gathered = len(views) > _PIECES
-        whole = memoryview(bytearray(_LARGEST_FRAME + 1)) if is_gathered else _BEYOND
+            if len(views) > _PIECES:
+                gathered = memoryview(bytearray(_LARGEST_FRAME + 1))
+                views = [gathered]
         try:
-            length = os.readv(self._fd, [whole] if is_gathered else views) + HEADER_SIZE
+            size = os.readv(self._fd, views)
         except BlockingIOError:
             self._spare = chain
             return False
         except OSError as error:
             raise self._lost(error) from error
-        if length > room or length > _LARGEST_FRAME + HEADER_SIZE:
+        if HEADER_SIZE + size > room or size > _LARGEST_FRAME:
             self.receive_drops += 1
             self._spare = chain
             return True
-        if is_gathered:
-            chain.write(_HEADER + bytes(whole[: length - HEADER_SIZE]))
-        else:
-            chain.write(_HEADER)
-        queue.push(chain, length)
+        chain.write(_HEADER if gathered is None else _HEADER + gathered[:size])
+        queue.push(chain, HEADER_SIZE + size)
         self.received += 1
         return True
 

@@ -7,7 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from launcher.devices.net import HEADER_SIZE
+from launcher.devices.net import HEADER_SIZE, Net
+from launcher.devices.tap import Tap, parse
 from shared.errors import LabError, RingError
 from shared.memory import GuestMemory
 from shared.page import Page
@@ -28,11 +29,8 @@ def memory() -> Iterator[GuestMemory]:
 
 @pytest.fixture(params=[True, False], ids=["event_idx", "flags"])
 def desk(memory: GuestMemory, request: pytest.FixtureRequest) -> Iterator[Desk]:
-    with no_new_fds():
-        desk = Desk(memory, event_idx=request.param)
-        with closing(desk):
-            yield desk
-        del desk
+    with closing(Desk(memory, event_idx=request.param)) as desk:
+        yield desk
 
 
 # ---- To the Guest ----
@@ -284,9 +282,6 @@ def test_the_configuration_is_an_address_of_its_own(desk: Desk) -> None:
 
 
 def test_an_interface_that_is_down_takes_nothing_and_one_that_is_deleted_is_one_sentence(memory: GuestMemory) -> None:
-    from launcher.devices.net import Net
-    from launcher.devices.tap import Tap, parse
-
     with own_network(), no_new_fds():
         desk = Desk(memory)
         desk.close()
