@@ -122,6 +122,13 @@ class Net:
         """Take the interface away."""
         self._tap.close()
 
+    def summary(self) -> str:
+        """Say what was moved and what was lost."""
+        return (
+            f"{self.name} ({self._tap.name}): {self.received} frames received and {self.receive_drops} dropped, "
+            f"{self.sent} sent and {self.send_drops} dropped"
+        )
+
     # ---- To the Guest ----
 
     def _take_buffer(self, queue: Virtqueue) -> Chain | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from launcher import engines
 from launcher.guests.answers import turn_round
-from tests.support.frames import GUEST_ADDR, GUEST_MAC, NOT_ANSWERED, arp, mixed_frames
+from tests.support.frames import GUEST_ADDR, GUEST_MAC, HOST_ADDR, NOT_ANSWERED, arp, mixed_frames
 from tests.support.network import (
     Wire,
     addresses,
@@ -82,9 +82,7 @@ def test_both_guests_answer_the_same_to_right_and_wrong_frames(engine: str) -> N
             assert wire.exchange([frame, arp()], until=told) == [answer, told] if answer else [told], frame.hex()
 
 
-def test_two_networks_of_one_guest_are_two_interfaces(tmp_path: Path) -> None:
-    guest = tmp_path / "two.py"
-    guest.write_text("from launcher.guests.pong import run")
+def test_two_networks_of_one_guest_are_two_interfaces() -> None:
     with Pong("--engine=python", "--waker=thread/select", "--tunnet=10.9.8.5/30") as running:
         assert interfaces() == {"lguest0", "lguest1"}
         assert (addresses("lguest0"), addresses("lguest1")) == ({f"{HOST}/24"}, {"10.9.8.5/30"})
@@ -122,6 +120,22 @@ def test_while_the_interface_is_down_frames_are_lost_and_then_it_goes_on() -> No
         set_link("lguest0", "down")
         set_link("lguest0", "up")
         assert len(ping(3)) == 3
+
+
+def test_verbose_says_what_was_moved_and_what_was_lost() -> None:
+    with Pong("--engine=python", "--verbose") as running, Wire("lguest0") as wire:
+        told = turned(arp())
+        assert told is not None
+        wire.exchange([arp(), arp(), arp(target=HOST_ADDR), arp()], until=told)
+        assert len(ping(2)) == 2
+        code, said = running.finish()
+    assert code == 0
+    found = re.fullmatch(
+        r"launcher: net0 \(lguest0\): (\d+) frames received and 0 dropped, (\d+) sent and 0 dropped",
+        said.splitlines()[-1],
+    )
+    assert found is not None, said
+    assert int(found[1]) > int(found[2]) >= 5
 
 
 @pytest.mark.parametrize("name", ["process/select", "thread/epoll", "inline/uring"])

@@ -26,11 +26,11 @@ _ICMP = struct.Struct("!BBHHH")  # type, code, checksum, id, number
 
 
 class Pong:
-    """`launcher run … pong`, which is ready when this has been made. Use it in a `with`."""
+    """`launcher run … pong`, or another Guest that says a line when it is ready, as it is then. Use it in a `with`."""
 
-    def __init__(self, *options: str, tunnet: str = f"{HOST}/24", addr: str = GUEST) -> None:
+    def __init__(self, *options: str, tunnet: str = f"{HOST}/24", addr: str = GUEST, image: str = "pong") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "launcher", "run", f"--tunnet={tunnet}", *options, "pong", addr],
+            [sys.executable, "-m", "launcher", "run", f"--tunnet={tunnet}", *options, image, addr],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -48,8 +48,9 @@ class Pong:
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
-        """Wait for the end, without asking for it."""
-        _, errors = self.process.communicate(timeout=PATIENCE_S)
+        """Wait for the end, without asking for it: what the console reads stays open."""
+        self.process.wait(PATIENCE_S)
+        _, errors = self.process.communicate()
         return self.process.returncode, errors.decode()
 
     def __enter__(self) -> Pong:

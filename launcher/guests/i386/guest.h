@@ -75,7 +75,8 @@ struct vq_config {
 enum { PAGE_SIZE = 4096 };
 enum { DEVICE_END = 0, DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_CONSOLE = 3, DEVICE_RNG = 4 };
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4 };
-enum { FEATURE_NET_MAC = 5, FEATURE_ANY_LAYOUT = 27, FEATURE_EVENT_IDX = 29 };
+enum { FEATURE_EVENT_IDX = 29 };
+enum { FEATURE_NET_MAC = 5, FEATURE_ANY_LAYOUT = 27 };
 
 static inline const struct vq_config *queue_configs(const struct device_desc *device)
 {
