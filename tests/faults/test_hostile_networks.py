@@ -49,6 +49,7 @@ def run(cpu):
     {body}
     cpu.memory.view(DATA, 6)[:] = b"ready\\n"
     yield from do(said, [(DATA, 6)], [])
+    {then}
     yield from do(typed, [], [(DATA, 1)])
     yield Shutdown()
 """
@@ -91,20 +92,20 @@ def test_an_offload_that_is_not_offered_cannot_be_had(tmp_path: Path, feature: i
     )
 
 
-def waiting(tmp_path: Path, body: str, name: str) -> Pong:
+def waiting(tmp_path: Path, name: str, body: str = "", then: str = "") -> Pong:
     guest = tmp_path / "waiting.py"
-    guest.write_text(HEAD + WAITING.format(body=body))
+    guest.write_text(HEAD + WAITING.format(body=body, then=then))
     return Pong("--verbose", "--engine=python", f"--waker={name}", image=str(guest))
 
 
 def test_a_buffer_that_cannot_be_written_is_one_sentence_when_a_frame_comes(tmp_path: Path) -> None:
-    body = """
+    then = """
     hand = Hand(cpu.memory, net.rings[0])
     hand.write_descriptor(3)
     hand.offer(3)
     yield Notify(hand.layout.desc)
 """
-    with waiting(tmp_path, body, "thread/select") as running:
+    with waiting(tmp_path, "thread/select", then=then) as running:
         flood_from_host(1)
         code, said = running.wait()
     assert (code, said.splitlines()[1]) == (
@@ -124,7 +125,7 @@ def flood_from_host(count: int) -> None:
 @pytest.mark.parametrize("name", ["process/select", "inline/uring", "thread/epoll+ring-aware"])
 def test_a_guest_that_never_gives_a_buffer_costs_nothing(tmp_path: Path, name: str) -> None:
     skip_unless_it_runs(name, "python")
-    with waiting(tmp_path, "pass", name) as running:
+    with waiting(tmp_path, name) as running:
         flood_from_host(2000)
         code, said = running.finish()
     counted = re.search(r"(\d+) breaks taken", said)
@@ -143,7 +144,7 @@ def test_a_guest_that_floods_the_host_with_nonsense_hears_no_complaint(tmp_path:
         hand.offer(*[at % 8 for at in range(128)])
         yield Notify(hand.layout.desc)
 """
-    with waiting(tmp_path, body, "process/select") as running:
+    with waiting(tmp_path, "process/select", body) as running:
         assert running.finish()[0] == 0
     assert interfaces() == set()
 
