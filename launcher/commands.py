@@ -10,6 +10,7 @@ import waker
 from launcher import engines, guests, options
 from launcher.api import Died
 from launcher.config import RunConfig
+from launcher.devices.net import Net
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices
 from launcher.stop import StopRequests
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         initrd=args.initrd,
         has_rng=args.rng,
         rng_file=args.rng_file,
+        tunnet=tuple(args.tunnet),
     )
     with StopRequests(args.timeout) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))
+                for net in (device for device in machine.table.devices if isinstance(device, Net)):
+                    _say(net.summary())
     if isinstance(exit_, Died):
         raise GuestDied(f"guest {config.image} died: {exit_.reason}")
     return EXIT_FINE

@@ -110,6 +110,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("initrd", PATH, "what a Linux kernel (bzImage) finds as its initial RAM disk", metavar="FILE"),
     Option("rng", FLAG, "give the Guest entropy, from the kernel", default=False),
     Option("rng-file", PATH, "give the Guest entropy, from FILE", metavar="FILE"),
+    Option(
+        "tunnet",
+        TEXT,
+        "give the Guest a network, with the host at ADDR (of a /24), or as a port of a bridge",
+        metavar="ADDR[/LEN]|bridge:NAME",
+        is_repeatable=True,
+    ),
     Option("timeout", SECONDS, "stop a Guest that still runs after so long", metavar="S"),
     Option("verbose", FLAG, "say at the end what was counted", default=False),
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import waker
 from launcher.api import Device
 from launcher.config import RunConfig
+from launcher.devices import tap
 from launcher.devices.console import Console
+from launcher.devices.net import Net
 from launcher.devices.rng import Rng
+from launcher.devices.tap import Tap
 from launcher.stop import StopRequests
 from shared.memory import GuestMemory
 from shared.page import Page
@@ -18,12 +21,17 @@ def make_devices(config: RunConfig, memory: GuestMemory, page: Page, stop: StopR
 
     Raises `UsageError` for a file or an interface that cannot be had. The vCPU's thread calls it.
     """
-    room = Room(memory, page, slot=0) if waker.parse(config.waker).is_ring_aware else None
+
+    def room(slot: int) -> Room | None:
+        return Room(memory, page, slot) if waker.parse(config.waker).is_ring_aware else None
+
     devices: list[Device] = []
     try:
-        devices.append(Console(stop_fd=stop.source.fd, room=room))
+        devices.append(Console(stop_fd=stop.source.fd, room=room(0)))
         if config.has_rng or config.rng_file is not None:
             devices.append(Rng(config.rng_file))
+        for number, tunnet in enumerate(config.tunnet):
+            devices.append(Net(Tap(tap.parse(tunnet)), f"net{number}", room(1 + number)))
     except BaseException:
         for device in reversed(devices):
             device.close()

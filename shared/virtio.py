@@ -18,8 +18,10 @@ USED_F_NO_NOTIFY = 1  # the device's: do not kick me
 MAX_QUEUE_SIZE = 32768
 MAX_CHAIN_BYTES = 1 << 32
 
-# Feature bits (VirtIO 1.3, 6; NOTIFY_ON_EMPTY is legacy, 6.3).
+# Feature bits (VirtIO 1.3, 6; NOTIFY_ON_EMPTY and ANY_LAYOUT are legacy, 6.3; NET_MAC is of 5.1.3).
+NET_MAC = 5  # the device has an address for the driver
 NOTIFY_ON_EMPTY = 24
+ANY_LAYOUT = 27  # a header needs no descriptor of its own
 RING_INDIRECT_DESC = 28
 RING_EVENT_IDX = 29
 RING_FEATURES = 1 << RING_INDIRECT_DESC | 1 << RING_EVENT_IDX

@@ -55,6 +55,11 @@ class DeviceTable:
         self._by_device: dict[Device, _Slot] = {}
         self._owners: dict[Source, Device] = {}
 
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices, in the order in which they stand on the page."""
+        return tuple(self._by_device)
+
     def add(self, device: Device) -> Sequence[Source]:
         """Put a device on the page, lay out its rings, and return the sources to be watched from the beginning.
 

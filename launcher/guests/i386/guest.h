@@ -76,6 +76,7 @@ enum { PAGE_SIZE = 4096 };
 enum { DEVICE_END = 0, DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_CONSOLE = 3, DEVICE_RNG = 4 };
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4 };
 enum { FEATURE_EVENT_IDX = 29 };
+enum { FEATURE_NET_MAC = 5, FEATURE_ANY_LAYOUT = 27 };
 
 static inline const struct vq_config *queue_configs(const struct device_desc *device)
 {
@@ -85,6 +86,11 @@ static inline const struct vq_config *queue_configs(const struct device_desc *de
 static inline u8 *offered_features(struct device_desc *device)
 {
     return (u8 *)(queue_configs(device) + device->num_vq);
+}
+
+static inline const u8 *device_config(struct device_desc *device)
+{
+    return offered_features(device) + 2 * device->feature_len;
 }
 
 /* Find the first device of a type; 0 when there is none. */
