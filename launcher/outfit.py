@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import waker
 from launcher.api import Device
 from launcher.config import RunConfig
@@ -37,3 +39,8 @@ def make_devices(config: RunConfig, memory: GuestMemory, page: Page, stop: StopR
             device.close()
         raise
     return devices
+
+
+def summaries(devices: Iterable[Device]) -> list[str]:
+    """Return what `--verbose` says of the devices at the end, a sentence for each that has something to say."""
+    return [device.summary() for device in devices if isinstance(device, Net)]
