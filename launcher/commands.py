@@ -10,9 +10,8 @@ import waker
 from launcher import engines, guests
 from launcher.api import Died
 from launcher.config import RunConfig
-from launcher.devices.net import Net
 from launcher.machine import Machine, open_machine
-from launcher.outfit import make_devices
+from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
 from shared import breaker as breakers
 from shared.breaker import INLINE
@@ -39,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))
-                for net in (device for device in machine.table.devices if isinstance(device, Net)):
-                    _say(net.summary())
+                for sentence in summaries(machine.table.devices):
+                    _say(sentence)
     if isinstance(exit_, Died):
         raise GuestDied(f"guest {config.image} died: {exit_.reason}")
     return EXIT_FINE

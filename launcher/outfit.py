@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import waker
 from launcher.api import Device
 from launcher.config import RunConfig
@@ -37,3 +39,8 @@ def make_devices(config: RunConfig, memory: GuestMemory, page: Page, stop: StopR
             device.close()
         raise
     return devices
+
+
+def summaries(devices: Sequence[Device]) -> list[str]:
+    """Return what the devices have to say at the end, where what they do can be lost on the way."""
+    return [device.summary() for device in devices if isinstance(device, Net)]

@@ -207,7 +207,7 @@ def test_a_frame_in_more_pieces_than_a_system_call_takes_is_sent(desk: Desk) -> 
     assert desk.cable.arrivals() == [LARGEST]
 
 
-@pytest.mark.parametrize("length", [1519, 0x2000, 0x10000])
+@pytest.mark.parametrize("length", [0, 1, 13, 1519, 0x2000, 0x10000])
 def test_a_frame_that_no_ethernet_carries_is_dropped(desk: Desk, length: int) -> None:
     desk.send(NO_OFFLOADS + bytes(length))
     assert (desk.cable.arrivals(), desk.net.sent, desk.net.send_drops) == ([], 0, 1)
@@ -291,11 +291,9 @@ def test_an_interface_that_is_down_takes_nothing_and_one_that_is_deleted_is_one_
         desk.start()
         desk.send(NO_OFFLOADS + FRAME)
         assert (desk.net.sent, desk.net.send_drops) == (1, 0)
-        desk.send(NO_OFFLOADS + FRAME[:13])  # less than an Ethernet header: EINVAL
-        assert (desk.net.sent, desk.net.send_drops) == (1, 1)
         set_link(tap.name, "down")
         desk.send(NO_OFFLOADS + FRAME)  # EIO
-        assert (desk.net.sent, desk.net.send_drops) == (1, 2)
+        assert (desk.net.sent, desk.net.send_drops) == (1, 1)
         delete_link(tap.name)
         with pytest.raises(LabError, match=rf"^net0: interface {tap.name} was deleted under the Guest"):
             desk.send(NO_OFFLOADS + FRAME)
