@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from launcher.devices.net import HEADER_SIZE, Net
+from launcher.devices.net import HEADER_SIZE, Net, make_mac
 from launcher.devices.tap import Tap, parse
 from shared.errors import LabError, RingError
 from shared.memory import GuestMemory
@@ -132,6 +132,21 @@ def test_a_ring_aware_waker_needs_no_change_of_what_is_watched(memory: GuestMemo
             desk.cable.outside.send(FRAME)
             assert desk.look(), "a buffer that was taken and not written is room"
             assert desk.frames() == [NO_OFFLOADS + FRAME]
+
+
+def test_the_guest_is_asked_to_notify_only_while_a_frame_waits_for_a_buffer(desk: Desk) -> None:
+    desk.received.add([], [(FRAMES, 100)], 0)
+    assert not desk.received.kick_needed()
+    for _ in range(2):
+        desk.cable.outside.send(FRAME)
+        assert desk.look()
+    assert desk.received.reap() is not None
+    assert not desk.is_watched
+    desk.received.add([], [(FRAMES, 100)], 0)
+    assert desk.received.kick_needed()
+    assert desk.net.on_notify(0) == (desk.source,)
+    desk.received.add([], [(FRAMES + 100, 100)], 0)
+    assert not desk.received.kick_needed()
 
 
 def test_a_frame_that_does_not_fit_is_dropped_and_its_buffer_takes_the_next(desk: Desk) -> None:
@@ -268,6 +283,23 @@ def test_after_a_reset_it_waits_for_the_next_driver(desk: Desk) -> None:
     assert desk.frames() == [NO_OFFLOADS + FRAME]
 
 
+def test_after_a_reset_a_ring_aware_waker_begins_anew(memory: GuestMemory) -> None:
+    with Page.create() as page, closing(Desk(memory, page=page)) as desk:
+        desk.offer(100)
+        desk.cable.outside.send(FRAME)
+        assert desk.look()
+        for layout in desk.layouts:
+            layout.zero(memory)
+        desk.net.reset()
+        desk.cable.outside.send(FRAME)
+        assert not desk.look(), "no buffer was given"
+        desk.start()
+        assert not desk.look(), "no buffer was given"
+        desk.offer(100)
+        assert desk.look()
+        assert desk.frames() == [NO_OFFLOADS + FRAME]
+
+
 def test_a_cable_that_was_cut_is_one_sentence(desk: Desk) -> None:
     desk.cable.outside.close()
     with pytest.raises(LabError, match=r"^net0: interface cable gives and takes no frames: Broken pipe$"):
@@ -276,6 +308,10 @@ def test_a_cable_that_was_cut_is_one_sentence(desk: Desk) -> None:
 
 def test_the_configuration_is_an_address_of_its_own(desk: Desk) -> None:
     assert desk.net.config == bytes.fromhex("0200c0a84d01")
+    desk.cable.tunnet = parse("bridge:br0")
+    found = {make_mac(desk.cable) for _ in range(50)}  # type: ignore[arg-type]
+    assert len(found) == 50
+    assert all(len(mac) == 6 and mac[0] & 3 == 2 for mac in found), "locally administered, and no group's"
 
 
 # ---- On a real interface ----
