@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import waker
 from launcher.api import Device
@@ -41,6 +41,6 @@ def make_devices(config: RunConfig, memory: GuestMemory, page: Page, stop: StopR
     return devices
 
 
-def summaries(devices: Iterable[Device]) -> list[str]:
-    """Return what `--verbose` says of the devices at the end, a sentence for each that has something to say."""
+def summaries(devices: Sequence[Device]) -> list[str]:
+    """Return what the devices have to say at the end, where what they do can be lost on the way."""
     return [device.summary() for device in devices if isinstance(device, Net)]

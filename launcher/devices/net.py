@@ -27,13 +27,13 @@ HEADER_SIZE = 10
 _HEADER = bytes(HEADER_SIZE)
 _MAC_SIZE = 6
 _QUEUE_SIZE = 128  # a ring of 128 takes two pages, as one of 64 does
-# Ethernet's: 14 bytes of header, a VLAN tag, 1,500 bytes. Offloads and jumbo frames would have to be agreed upon.
-_LARGEST_FRAME = 1518
+# Ethernet's: 14 bytes of header; and then a VLAN tag and 1,500 bytes. Jumbo frames would have to be agreed upon.
+_SMALLEST_FRAME, _LARGEST_FRAME = 14, 1518
 # Frames of one wake-up. The TAP is level-triggered, so what is left comes with the next; the Guest is to run meanwhile.
 _AT_ONCE = 32
 # A system call takes 1,024 pieces. A frame in more than these is put together first.
 _PIECES = 64
-# What the interface says for a frame that it cannot take now (down, congested), or never (too short, too long).
+# What the interface says for a frame that it cannot take now (down, congested, out of memory), or never.
 _NOT_TAKEN = (errno.EIO, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EMSGSIZE)
 # After readv's own buffers: what is written here did not fit. What it holds, nobody reads.
 _BEYOND = memoryview(bytearray(1))
@@ -202,7 +202,7 @@ class Net:
             raise RingError(queue.name, chain.head, f"holds {size} bytes, less than the header of {HEADER_SIZE}")
         asks = first[0] | first[1] if len(first) > 1 else first[0] | views[1][0]
         # Flags and gso_type are 0 where no offload was agreed upon (5.1.6.2.1); what else is there then means nothing.
-        if asks or size > _LARGEST_FRAME + HEADER_SIZE:
+        if asks or not _SMALLEST_FRAME <= size - HEADER_SIZE <= _LARGEST_FRAME:
             return False
         views = [first[HEADER_SIZE:]] if len(views) == 1 else _without_header(views)
         if len(views) > _PIECES:
