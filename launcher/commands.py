@@ -7,8 +7,8 @@ import json
 import sys
 
 import waker
-from launcher import engines, guests, options
-from launcher.api import Died
+from launcher import engines, guests, options, restart
+from launcher.api import Died, Restart
 from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices
@@ -31,13 +31,17 @@ def run(args: argparse.Namespace) -> int:
         has_rng=args.rng,
         rng_file=args.rng_file,
     )
-    with StopRequests(args.timeout) as stop:
+    restarts = restart.take_count()
+    with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop) as machine:
             engine, reason = machine.engine
-            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
+            again = f", restart {restarts}" if restarts else ""
+            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}{again}")
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))
+        if isinstance(exit_, Restart):
+            restart.begin_anew(stop, restarts + 1)
     if isinstance(exit_, Died):
         raise GuestDied(f"guest {config.image} died: {exit_.reason}")
     return EXIT_FINE
