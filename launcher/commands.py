@@ -22,6 +22,7 @@ from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
     args = options.settle(args)
+    restarts = restart.take_count()
     config = RunConfig(
         image=args.image,
         engine=args.engine,
@@ -30,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
         args=tuple(args.args),
         has_rng=args.rng,
         rng_file=args.rng_file,
+        restarts=restarts,
     )
-    restarts = restart.take_count()
     with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop) as machine:
             engine, reason = machine.engine

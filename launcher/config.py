@@ -28,6 +28,7 @@ class RunConfig:
     args: tuple[str, ...] = ()
     has_rng: bool = False
     rng_file: str | None = None
+    restarts: int = 0
 
     @property
     def command_line(self) -> bytes:

@@ -62,7 +62,7 @@ class StopRequests:
                 raise self._reason(number)
 
     def hold_back(self) -> None:
-        """Let no signal in from here on: it is for who comes after an execv. Raises as `take` does for an earlier one."""
+        """Let no signal in from here on: it is for who comes after an execv. Raises as `take` does for one before."""
         self._is_holding = True
         signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
         while select.select([self._socket], [], [], 0)[0]:
