@@ -8,8 +8,9 @@ The danger is a signal that asks to stop, from the moment at which the Guest ask
 new program has handlers: a Guest that restarts for ever must be stoppable at each. A signal that comes early is in the
 socket of `StopRequests`; one that comes in between would be swallowed with it, or by an interpreter that has noted it
 and is replaced before it acts, or kill the new one half way. So they are blocked *first*, then the socket is looked at
-once more, and blocked they stay across execv, which keeps what is pending. The new program lets them in as soon as it
-has handlers for them. (No other thread is left to take one: they ended with the machine.) So a restarted Launcher stops with the same sentence and exit code as any.
+once more, and blocked they stay across execv, which keeps what is pending. (No other thread is left that could take
+one: they ended with the machine.) The new program lets them in as soon as it has handlers for them. So a restarted
+Launcher stops with the same sentence and exit code as any.
 
 `--timeout` is for the whole run, restarts included: its timer outlives execv (setitimer(2)) and just goes on.
 """
