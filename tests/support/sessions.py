@@ -180,6 +180,10 @@ class Session:
         self._read_until(lambda: text in self.shown)
         self.shown = self.shown.partition(text)[2]
 
+    def put_back(self) -> None:
+        """Put the terminal back as it was, for a Launcher that was killed and could not."""
+        termios.tcsetattr(self._terminal, termios.TCSANOW, self.attributes_before)  # type: ignore[arg-type]
+
     def hang_up(self) -> None:
         """Pull the plug: all that is left of the terminal closes."""
         os.close(self._terminal)
