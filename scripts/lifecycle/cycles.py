@@ -38,6 +38,7 @@ from waker import RING_AWARE
 
 PATIENCE_S = 60.0
 LAUNCHER = (sys.executable, "-P", "-m", "launcher")
+_DISK = "disk-{number}"  # each cycle has its own: they are locked
 _MOST_GROWTH = 4 << 20
 _MOST_MAPPINGS = 8  # the allocator's own; a leak would be hundreds
 _WARM_UP = 50
@@ -189,7 +190,7 @@ def plan(count: int, seed: int, devices: list[list[str]]) -> Iterator[Cycle]:
             name += f"+{chance.choice(engines.get(engine).breakers)}"
         if not parsed.needs_private_memory and chance.random() < 0.2:
             name += f"+{RING_AWARE}"
-        options = [option for device in devices if chance.random() < 0.5 for option in device]
+        options = [option.format(number=number) for device in devices if chance.random() < 0.5 for option in device]
         if parsed.strategy == "sigio":
             options = [option for option in options if option == "--rng"]  # what else there is, it may refuse
         yield Cycle(number, engine, name, options, end, chance.randrange(1 << 30))
@@ -203,11 +204,9 @@ def available_devices(folder: Path, *, is_apart: bool) -> list[list[str]]:
             subprocess.run([*LAUNCHER, "run", "--help"], capture_output=True, text=True, check=True).stdout,
         )
     )
-    disk = folder / "disk"
-    disk.write_bytes(bytes(1 << 20))
     devices = [["--rng"]]
     if "--block" in known:
-        devices.append(["--block", f"ro:{disk}"])  # read-only: two run at a time
+        devices.append(["--block", f"{folder}/{_DISK}"])
     if "--tunnet" in known and is_apart:
         census.make_bridge()
         devices.append(["--tunnet", f"bridge:{census.BRIDGE}"])
@@ -242,7 +241,12 @@ def run_cycles(count: int, jobs: int, seed: int, *, is_apart: bool) -> bool:
 
 def _try(cycle: Cycle) -> str | None:
     try:
-        ENDS[cycle.end](cycle)
+        with contextlib.ExitStack() as closing:
+            if "--block" in cycle.options:
+                disk = Path(cycle.options[cycle.options.index("--block") + 1])
+                disk.write_bytes(bytes(1 << 20))
+                closing.callback(disk.unlink)
+            ENDS[cycle.end](cycle)
     except (Failure, OSError, subprocess.SubprocessError) as error:
         return f"cycle {cycle.number}, {cycle.engine} {cycle.waker} {' '.join(cycle.options)}, {cycle.end}: {error}"
     return None
@@ -269,8 +273,9 @@ def run_inside(count: int) -> bool:
     ]
     begin = monotonic()
     before: dict[str, int] = {}
-    for number in range(_WARM_UP + count):
-        if number == _WARM_UP:
+    warm_up = min(_WARM_UP, count)
+    for number in range(warm_up + count):
+        if number == warm_up:
             before = _usage()
         engine, name = pairs[number % len(pairs)]
         ours, theirs = os.pipe()
