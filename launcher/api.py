@@ -34,13 +34,18 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """The Guest wants to begin anew, on a machine of which nothing is left (lguest's restart_guest())."""
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
     """The Guest crashed, for the reason it gave, or for what the engine saw."""
 
     reason: str
 
 
-Exit = Broken | Notify | Shutdown | Died
+Exit = Broken | Notify | Shutdown | Restart | Died
 
 
 DEVICE_AREA_PAGES = 64

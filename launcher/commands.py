@@ -7,8 +7,8 @@ import json
 import sys
 
 import waker
-from launcher import engines, guests, options
-from launcher.api import Died
+from launcher import engines, guests, options, restart
+from launcher.api import Died, Restart
 from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices, summaries
@@ -22,6 +22,7 @@ from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
     args = options.settle(args)
+    restarts = restart.take_count()
     config = RunConfig(
         image=args.image,
         engine=args.engine,
@@ -32,16 +33,20 @@ def run(args: argparse.Namespace) -> int:
         has_rng=args.rng,
         rng_file=args.rng_file,
         tunnet=tuple(args.tunnet),
+        restarts=restarts,
     )
-    with StopRequests(args.timeout) as stop:
+    with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:
             engine, reason = machine.engine
-            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
+            again = f", restart {restarts}" if restarts else ""
+            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}{again}")
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))
                 for sentence in summaries(machine.table.devices):
                     _say(sentence)
+        if isinstance(exit_, Restart):
+            restart.begin_anew(stop, restarts + 1)
     if isinstance(exit_, Died):
         raise GuestDied(f"guest {config.image} died: {exit_.reason}")
     return EXIT_FINE

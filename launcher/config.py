@@ -31,6 +31,7 @@ class RunConfig:
     has_rng: bool = False
     rng_file: str | None = None
     tunnet: tuple[str, ...] = ()
+    restarts: int = 0
 
     @property
     def command_line(self) -> bytes:

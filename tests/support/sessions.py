@@ -157,6 +157,14 @@ class Session:
         """Wait for the line that says what runs; the terminal is raw from then on."""
         self._read_until(lambda: self.said.startswith(b"launcher: guest ") and b"\n" in self.said)
 
+    def wait_until_it_said(self, text: bytes, times: int = 1) -> None:
+        """Wait until standard error holds `text` so often."""
+        self._read_until(lambda: self.said.count(text) >= times)
+
+    def look(self) -> None:
+        """Read what there is by now, and wait a moment if there is nothing."""
+        self._read(0.02)
+
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
@@ -171,6 +179,10 @@ class Session:
         """Wait until the terminal has shown `text` since this was last called."""
         self._read_until(lambda: text in self.shown)
         self.shown = self.shown.partition(text)[2]
+
+    def put_back(self) -> None:
+        """Put the terminal back as it was, for a Launcher that was killed and could not."""
+        termios.tcsetattr(self._terminal, termios.TCSANOW, self.attributes_before)  # type: ignore[arg-type]
 
     def hang_up(self) -> None:
         """Pull the plug: all that is left of the terminal closes."""

@@ -25,7 +25,7 @@ import os
 import signal
 from errno import EAGAIN, EINTR
 
-from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
+from launcher.api import Boot, Broken, Died, Exit, Notify, Restart, Shutdown
 from launcher.engines.kvm import abi
 from launcher.engines.kvm.vm import Vm
 from shared.breaker import INLINE, KICK_SIGNAL, Breaker
@@ -40,6 +40,7 @@ BREAKERS: tuple[str, ...] = ("signal", "immediate")
 PORT_NOTIFY = 0x600
 PORT_SHUTDOWN = 0x604
 PORT_CRASH = 0x608
+PORT_RESTART = 0x60C
 
 FIRST_VECTOR = 32  # 0 to 31 are the processor's exceptions
 IRQS = 256 - FIRST_VECTOR
@@ -47,6 +48,7 @@ REASON_LIMIT = 256
 
 _BROKEN = Broken()
 _SHUTDOWN = Shutdown()
+_RESTART = Restart()
 
 _EXIT_REASON = abi.Run.exit_reason.offset // 4
 _WANT_WINDOW = abi.Run.request_interrupt_window.offset
@@ -64,6 +66,7 @@ def _outl(port: int) -> int:
 _OUTL_NOTIFY = _outl(PORT_NOTIFY)
 _OUTL_SHUTDOWN = _outl(PORT_SHUTDOWN)
 _OUTL_CRASH = _outl(PORT_CRASH)
+_OUTL_RESTART = _outl(PORT_RESTART)
 
 
 class KvmVcpu:
@@ -162,6 +165,8 @@ class KvmVcpu:
             return Notify(eax)
         if call == _OUTL_SHUTDOWN:
             return _SHUTDOWN
+        if call == _OUTL_RESTART:
+            return _RESTART
         if call == _OUTL_CRASH:
             return Died(_crash_reason(self._memory, eax))
         return self._died(self._describe(abi.EXIT_IO))

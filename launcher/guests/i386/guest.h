@@ -22,7 +22,7 @@ void halt(void);
 
 /* ---- Hypercalls ---- */
 
-enum { PORT_NOTIFY = 0x600, PORT_SHUTDOWN = 0x604, PORT_CRASH = 0x608 };
+enum { PORT_NOTIFY = 0x600, PORT_SHUTDOWN = 0x604, PORT_CRASH = 0x608, PORT_RESTART = 0x60c };
 
 static inline void hypercall(u16 port, u32 value)
 {
@@ -37,6 +37,13 @@ static inline void notify(const volatile void *what)
 static inline __attribute__((noreturn)) void shutdown(void)
 {
     hypercall(PORT_SHUTDOWN, 0);
+    __builtin_unreachable();
+}
+
+/* Begin anew: the next thing that runs is _start, in memory as a fresh machine has it. */
+static inline __attribute__((noreturn)) void restart(void)
+{
+    hypercall(PORT_RESTART, 0);
     __builtin_unreachable();
 }
 
