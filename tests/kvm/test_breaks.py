@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from launcher.api import Broken, Notify
-from launcher.engines.kvm.vcpu import PORT_NOTIFY
+from launcher.engines.hypercalls import PORT_NOTIFY
 from shared.breaker import KICK_SIGNAL, Breaker
 from shared.breakers.immediate import ImmediateBreaker
 from shared.linux import tgkill

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.api import Died, Notify, Shutdown
-from launcher.engines.kvm.vcpu import PORT_CRASH, PORT_NOTIFY, PORT_SHUTDOWN
+from launcher.engines.hypercalls import PORT_CRASH, PORT_NOTIFY, PORT_SHUTDOWN
 from shared.memory import GuestMemory
 from tests.kvm.conftest import DEVICE_PAGE, MEMORY_SIZE, BootCode, BootImage
 from tests.support.machine_code import CODE, UD2, mov_eax, out

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.api import Broken, Notify
 from launcher.engines.kvm import KvmVcpu
-from launcher.engines.kvm.vcpu import FIRST_VECTOR, IRQS, PORT_NOTIFY
+from launcher.engines.hypercalls import FIRST_VECTOR, IRQS, PORT_NOTIFY
 from shared.breaker import Breaker
 from shared.memory import GuestMemory
 from tests.kvm.conftest import BootCode, BootImage

@@ -13,6 +13,7 @@ import mmap
 import os
 
 from launcher.api import Boot
+from launcher.engines.hypercalls import BOOT_MAGIC, CODE_SELECTOR, DATA_SELECTOR
 from launcher.engines.kvm import abi
 from shared import linux
 from shared.breaker import ExitFlag
@@ -21,16 +22,10 @@ from shared.memory import GuestMemory
 
 DEVICE = "/dev/kvm"
 
-# What a Guest finds in EAX, as it would find a boot loader's magic: "lgst".
-BOOT_MAGIC = 0x6C677374
-
 # Real-mode emulation on Intel wants three pages that no memory slot covers (api.rst 4.36), and keeps an
 # identity map in the page below them. Where QEMU puts them is known to work.
 _TSS_ADDR = 0xFFFBD000
 _MEMORY_LIMIT = _TSS_ADDR - mmap.PAGESIZE
-
-_CODE_SELECTOR = 0x08
-_DATA_SELECTOR = 0x10
 
 
 class Vm:
@@ -119,9 +114,9 @@ def _add_memory(vm_fd: int, memory: GuestMemory) -> None:
 def _set_boot_registers(vcpu_fd: int, boot: Boot) -> None:
     sregs = abi.Sregs()
     _ioctl(vcpu_fd, abi.GET_SREGS, ctypes.addressof(sregs), "KVM_GET_SREGS")
-    sregs.cs = _flat_segment(_CODE_SELECTOR, abi.SEGMENT_CODE_ACCESSED)
+    sregs.cs = _flat_segment(CODE_SELECTOR, abi.SEGMENT_CODE_ACCESSED)
     for name in ("ds", "es", "fs", "gs", "ss"):
-        setattr(sregs, name, _flat_segment(_DATA_SELECTOR, abi.SEGMENT_DATA_ACCESSED))
+        setattr(sregs, name, _flat_segment(DATA_SELECTOR, abi.SEGMENT_DATA_ACCESSED))
     # An empty IDT: an exception before the Guest has one of its own is a triple fault at once, and not a walk
     # through whatever lies at address 0.
     sregs.gdt = sregs.idt = abi.Dtable()

@@ -15,7 +15,7 @@ import pytest
 
 from launcher.api import Broken, Exit, Notify
 from launcher.check.rig import Rig, open_rig
-from launcher.engines.kvm.vcpu import PORT_NOTIFY
+from launcher.engines.hypercalls import PORT_NOTIFY
 from shared.breaker import KICK_SIGNAL, ExitFlag
 from shared.page import SPURIOUS
 from tests.support.machine_code import SPIN, out
