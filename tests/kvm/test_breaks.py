@@ -1,4 +1,4 @@
-"""A Guest on KVM is broken out whatever it does, from wherever, and no break is lost."""
+"""A Guest of machine code is broken out whatever it does, from wherever, and no break is lost."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from tests.support.machine_code import CLI, HLT, SPIN, out
 from tests.support.rescue import PATIENCE_S, rescue
 from tests.support.threads import beside
 from tests.support.vcpus import open_bench
-
-pytestmark = pytest.mark.kvm
 
 GUESTS = ("spin", "idle")
 

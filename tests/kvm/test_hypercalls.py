@@ -1,4 +1,4 @@
-"""What a Guest on KVM can say, and what becomes of one that says nonsense: a reason, never a traceback."""
+"""What a Guest of machine code can say, and what becomes of one that says nonsense: a reason, never a traceback."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from launcher.engines.hypercalls import PORT_CRASH, PORT_NOTIFY, PORT_SHUTDOWN
 from shared.memory import GuestMemory
 from tests.kvm.conftest import DEVICE_PAGE, MEMORY_SIZE, BootCode, BootImage
 from tests.support.machine_code import CODE, UD2, mov_eax, out
-
-pytestmark = pytest.mark.kvm
 
 REASON = 0x8000
 PAST_MEMORY = f"past guest memory ({MEMORY_SIZE:#x})"
