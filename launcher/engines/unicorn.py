@@ -16,7 +16,7 @@ Waker included, as with a Guest in Python, whose `yield` is our block.
 The same look lets interrupts in. Unicorn has no interrupt controller, so when the Guest has opened its flag we do by
 hand what the processor does (launcher/engines/i386.py): find the gate, push the frame, go on at the handler.
 
-Three things about unicorn that the code below rests on; tests/machine_code holds each:
+Three things about unicorn that the code below rests on; tests/unit/test_unicorn_engine.py holds each:
 
 - A stop that was asked for in a hook is obeyed before the next *block*, so a Guest would run on after its hypercall:
   instructions later a second one, and EIP forgotten. With a limit of instructions unicorn asks before each
@@ -204,7 +204,7 @@ class UnicornVcpu:
             self._stop(_Stop.INTERRUPT)
 
     def _is_in_shadow(self, address: int) -> bool:
-        # One block at most: that is longer than the processor's one instruction, and ends where a byte was mistaken.
+        # One block and no more: unicorn makes it one instruction long there, and a byte may have been mistaken.
         self._waited_for_shadow = not self._waited_for_shadow and i386.may_be_in_shadow(self._memory, address)
         return self._waited_for_shadow
 
