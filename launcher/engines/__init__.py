@@ -1,6 +1,7 @@
 """What runs a Guest. Engines know memory, a breaker and how to start; never devices or Wakers.
 
-`auto` takes kvm where /dev/kvm really runs a Guest, else python, and the caller says which and why.
+`auto` takes kvm where /dev/kvm really runs a Guest, else unicorn where that is installed, else python, and the caller
+says which and why.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from launcher import guests, image
 from launcher.api import Boot, Payload, Vcpu
-from launcher.engines import kvm, python
+from launcher.engines import kvm, python, unicorn
 from shared.breaker import Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
@@ -86,20 +87,28 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
         return Choice(engine, "asked for")
     if image.is_python(guest):
         return Choice(_ENGINES["python"], "the Guest is written in Python")
-    reason = kvm.why_not()
-    if breaker is not None and breaker not in kvm.BREAKERS:
-        reason = f"its Guest is not stopped by {breaker}"
-        if guest not in guests.names():
-            image.check(guest)
-            raise UsageError(f"image '{guest}' is machine code: {refuse_breaker(breaker, _ENGINES['kvm'])}")
-    elif breaker is not None and breaker not in python.BREAKERS and reason is not None:
-        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {reason}")
-    if reason is None:
+    return _choose_by_itself(guest, breaker)
+
+
+def _choose_by_itself(guest: str, breaker: str | None) -> Choice:
+    reasons = {name: _why_not_for(breaker, _ENGINES[name]) for name in ("kvm", "unicorn")}
+    refusals = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if reasons["kvm"] is None:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
+    if reasons["unicorn"] is None:
+        return Choice(_ENGINES["unicorn"], f"kvm: {reasons['kvm']}")
     if guest in guests.names():
-        return Choice(_ENGINES["python"], f"kvm: {reason}")
+        if breaker is None or breaker in python.BREAKERS:
+            return Choice(_ENGINES["python"], refusals)
+        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {kvm.why_not()}")
     image.check(guest)
-    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
+    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: {refusals}")
+
+
+def _why_not_for(breaker: str | None, engine: Engine) -> str | None:
+    if breaker is not None and breaker not in engine.breakers:
+        return f"its Guest is not stopped by {breaker}"
+    return engine.why_not()
 
 
 def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -> Boot:
@@ -124,6 +133,16 @@ def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_brea
         breaker = make_breaker(vm.exit_flag())
         opened.callback(breaker.close)
         vcpu = kvm.KvmVcpu(memory, boot, breaker, vm)
+        opened.pop_all()
+        return vcpu
+
+
+def _open_unicorn(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    boot = load_machine_code(payload, memory, device_page)
+    with ExitStack() as opened:
+        breaker = make_breaker(None)
+        opened.callback(breaker.close)
+        vcpu = unicorn.UnicornVcpu(memory, boot, breaker)
         opened.pop_all()
         return vcpu
 
@@ -168,5 +187,8 @@ def _always() -> None:
 
 _ENGINES = {
     "kvm": Engine("kvm", "machine code on /dev/kvm, one vCPU, 32-bit", kvm.BREAKERS, kvm.why_not, _open_kvm),
+    "unicorn": Engine(
+        "unicorn", "machine code on an emulated i386, any processor", unicorn.BREAKERS, unicorn.why_not, _open_unicorn
+    ),
     "python": Engine("python", "a Guest written in Python, no privileges", python.BREAKERS, _always, _open_python),
 }

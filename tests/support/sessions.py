@@ -33,6 +33,15 @@ SESSION_WAKERS = ["fork/select", "thread/select", "process/select", "process/epo
 PAIRS = [(name, engine) for name in SESSION_WAKERS for engine in engines.names()]
 """Every Waker on every engine; `skip_unless_it_runs` says which of them run here."""
 
+# What engine unicorn adds is its vCPU, which does not know one strategy from another: one or two of each place.
+ON_UNICORN = ("fork/select", "thread/select", "process/select", "process/epoll", "inline/sigio", "inline/uring")
+
+
+def wakers_to_try(engine: str) -> list[str]:
+    """Return the Wakers that are tried on this engine."""
+    return [name for name in waker.names() if engine != "unicorn" or name in ON_UNICORN]
+
+
 # Makes the terminal the controlling one, as a login does, then becomes the program.
 _LOGIN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 

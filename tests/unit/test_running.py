@@ -57,7 +57,11 @@ def test_a_page_that_is_not_complete_yet_is_not_found() -> None:
         assert not is_found()
 
 
-@pytest.mark.parametrize(("field", "value"), [("magic", 0), ("pid", os.getpid() + 1), ("process_start", 1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("magic", 0), ("pid", os.getpid() + 1), ("process_start", 1)],
+    ids=["magic", "pid", "process_start"],
+)
 def test_a_page_of_another_process_or_of_an_earlier_one_of_this_pid_is_not_ours(field: str, value: int) -> None:
     with Page.create() as page:
         introduced(page)
