@@ -13,7 +13,7 @@ _ETHERNET = Struct("!6s6sH")  # to, from, what
 _ARP = Struct("!HHBBH6s4s6s4s")  # hardware, protocol, their lengths, operation; sender, target
 _IP = Struct("!BBHHHBBH4s4s")  # version and length, service, total, id, fragment, ttl, protocol, checksum; from, to
 _ARP_AT = _IP_AT = _ETHERNET.size
-_ICMP_SIZE = _UDP_SIZE = 8
+_UDP_SIZE = 8  # an ICMP echo's header is as long
 
 _TYPE_IP, _TYPE_ARP = 0x0800, 0x0806
 _ARP_OF_IP = (1, _TYPE_IP, 6, 4)
@@ -59,7 +59,7 @@ def _answer_ip(frame: memoryview, addr: bytes) -> bool:
         return False
     if target != addr or sender == addr or sender[0] not in _HOSTS:
         return False
-    if total < header_size + _UDP_SIZE or len(frame) < _IP_AT + total:  # an ICMP echo's header is as long
+    if total < header_size + _UDP_SIZE or len(frame) < _IP_AT + total:
         return False
     if protocol == _ICMP:
         if frame[at] != _ECHO or frame[at + 1] != 0:
