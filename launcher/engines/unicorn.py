@@ -29,6 +29,10 @@ Three things about unicorn that the code below rests on; tests/unit/test_unicorn
 Rejected: a thread that waits for the kick and calls uc_emu_stop, again and again until the vCPU has left. It costs two
 more changes of threads for each wake-up, and the interrupts of a Guest that opens its flag while it computes must be
 looked for all the same. What the look costs: 0.4 us a block.
+
+What differs from a processor, besides what is above: code that a *device* writes over code which has already run is
+run as it was (the Guest's own stores are seen); a locked instruction is no fence towards another process; and paging
+and other rings than 0 work only as long as nothing interrupts.
 """
 
 from __future__ import annotations
