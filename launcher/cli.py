@@ -113,6 +113,19 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
     run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
     run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
+    run.add_argument(
+        "--block",
+        action="append",
+        default=[],
+        metavar="[ro:]FILE",
+        help="give the Guest a disk, FILE; with ro: it can only read it (repeatable)",
+    )
+    run.add_argument(
+        "--block-io",
+        default="thread",
+        choices=("thread", "uring"),
+        help="what moves the disks' bytes: a thread each, or io_uring (default: %(default)s)",
+    )
     run.add_argument("--timeout", type=_seconds, metavar="S", help="stop a Guest that still runs after so long")
     run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
     run.set_defaults(command=commands.run)

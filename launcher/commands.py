@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
         args=tuple(args.args),
         has_rng=args.rng,
         rng_file=args.rng_file,
+        block=tuple(args.block),
+        block_io=args.block_io,
     )
     with StopRequests(args.timeout) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop) as machine:

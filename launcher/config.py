@@ -28,6 +28,8 @@ class RunConfig:
     args: tuple[str, ...] = ()
     has_rng: bool = False
     rng_file: str | None = None
+    block: tuple[str, ...] = ()
+    block_io: str = "thread"
 
     @property
     def command_line(self) -> bytes:

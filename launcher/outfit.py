@@ -5,6 +5,7 @@ from __future__ import annotations
 import waker
 from launcher.api import Device
 from launcher.config import RunConfig
+from launcher.devices.block import Block
 from launcher.devices.console import Console
 from launcher.devices.rng import Rng
 from launcher.stop import StopRequests
@@ -24,6 +25,8 @@ def make_devices(config: RunConfig, memory: GuestMemory, page: Page, stop: StopR
         devices.append(Console(stop_fd=stop.source.fd, room=room))
         if config.has_rng or config.rng_file is not None:
             devices.append(Rng(config.rng_file))
+        for number, disk in enumerate(config.block):
+            devices.append(Block(disk, config.block_io, number))
     except BaseException:
         for device in reversed(devices):
             device.close()
