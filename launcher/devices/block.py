@@ -9,6 +9,9 @@ byte, the status (5.2.6). How that is cut into buffers is the driver's choice (2
 - *A write is acknowledged when the file has all of it*, so a Launcher that is killed right after loses nothing. A
   power cut is another matter: for that there is FLUSH, which is fdatasync(2). For a driver that did not accept FLUSH
   each write is on the disk before it is acknowledged (5.2.6.2). The legacy BARRIER is not offered: FLUSH does its work.
+- *What comes together goes together*: one order to the back-end for all that a notification brought, one break for
+  all that is done by then. Chains are popped one by one all the same: the ring's batch forms save 0.1 us of a read's
+  20, but with the first batch numpy is loaded, which takes as long as 10,000 reads.
 - *The ring is the vCPU's thread's.* Back-ends (blockio/) get views and numbers; what they have done comes back
   through an fd that the Waker watches.
 """
@@ -48,7 +51,6 @@ CONFIG = struct.Struct("<QII")
 """The device's configuration (5.2.4), as far as it is offered: sectors, size_max (not offered), seg_max."""
 
 _QUEUE_SIZE = 128
-_AT_ONCE = _QUEUE_SIZE
 
 
 class Block:
@@ -96,7 +98,7 @@ class Block:
         ring.disable_notify()
         while True:
             jobs: list[Job] = []
-            for chain in ring.pop_many(_AT_ONCE):
+            while (chain := ring.pop()) is not None:
                 answer = self._take(ring, chain)
                 if isinstance(answer, Job):
                     jobs.append(answer)
@@ -110,9 +112,9 @@ class Block:
 
     def on_ready(self, source: Source) -> bool:
         """Give back what the back-end has done."""
-        done = self._io.take()
-        if self._queue is not None and done:
-            self._queue.push_many([(job.chain, _conclude(job, is_done=is_done)) for job, is_done in done])
+        for job, is_done in self._io.take():
+            if self._queue is not None:
+                self._queue.push(job.chain, _conclude(job, is_done=is_done))
         return True
 
     def lines(self) -> Sequence[int]:
