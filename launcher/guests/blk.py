@@ -98,10 +98,10 @@ def run(cpu: Cpu) -> GuestCode:
             yield from say(b"%d\n" % count)
         yield Shutdown()
 
+    asked = sectors if not args or args[0] == b"all" else _number(args[0]) * (1 << 20) // SECTOR
     yield from disk.must(BLK_T_GET_ID, 0, _READ_ADDR, BLK_ID_BYTES)
     name = bytes(cpu.memory.view(_READ_ADDR, BLK_ID_BYTES)).split(b"\0", 1)[0]
     yield from say(b"blk: %s has %d sectors\n" % (name, sectors))
-    asked = sectors if not args or args[0] == b"all" else _number(args[0]) * (1 << 20) // SECTOR
     if asked > sectors:
         panic(f"blk: {asked} sectors are more than the disk has")
     fill_base(cpu.memory.view(_WANTED_ADDR, CHUNK), number)
@@ -147,5 +147,5 @@ def _chunks(sectors: int) -> list[tuple[int, int]]:
 
 def _number(text: bytes) -> int:
     if not text.isdigit():
-        panic(f"blk: {text!r} is not a number")
+        panic(f"blk: '{text.decode(errors='replace')}' is not a number")
     return int(text)

@@ -20,9 +20,8 @@ from select import poll
 from struct import pack
 from time import thread_time_ns
 
-ROOT = Path(__file__).resolve().parents[2]
 # The tree that is measured is the one in which this file lies, whatever is installed.
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import waker
 from launcher.devices.block import Block
@@ -32,6 +31,7 @@ from shared.memory import GuestMemory
 from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
 
+ROOT = Path(__file__).resolve().parents[2]
 WAKERS = ("process/select", "thread/select", "process/epoll", "inline/uring")
 PAGE = 4096
 _HEADERS, _DATA = 0x10000, 0x20000

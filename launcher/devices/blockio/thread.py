@@ -57,9 +57,9 @@ class ThreadIO:
         """Wait until the thread is idle."""
         self._become_idle(None)
 
-    def close(self) -> bool:
+    def close(self, patience_s: float = PATIENCE_S) -> bool:
         """End the thread, and close the bell; False when the thread hangs, and may ring it yet."""
-        if not self._become_idle(PATIENCE_S):
+        if not self._become_idle(patience_s):
             return False
         if self._thread is not None:
             self._orders.put(None)
