@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
         rng_file=args.rng_file,
         tunnet=tuple(args.tunnet),
         restarts=restarts,
+        block=tuple(args.block),
+        block_io=args.block_io,
     )
     with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:

@@ -32,6 +32,8 @@ class RunConfig:
     rng_file: str | None = None
     tunnet: tuple[str, ...] = ()
     restarts: int = 0
+    block: tuple[str, ...] = ()
+    block_io: str = "thread"
 
     @property
     def command_line(self) -> bytes:

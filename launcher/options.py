@@ -112,6 +112,21 @@ OPTIONS: tuple[Option, ...] = (
     Option("rng", FLAG, "give the Guest entropy, from the kernel", default=False),
     Option("rng-file", PATH, "give the Guest entropy, from FILE", metavar="FILE"),
     Option(
+        "block",
+        PATH,
+        "give the Guest a disk, FILE; with ro: it can only read it",
+        metavar="[ro:]FILE",
+        is_repeatable=True,
+        prefixes=("ro:",),
+    ),
+    Option(
+        "block-io",
+        TEXT,
+        "what moves the disks' bytes: a thread each, or io_uring",
+        default="thread",
+        choices=("thread", "uring"),
+    ),
+    Option(
         "tunnet",
         TEXT,
         "give the Guest a network, with the host at ADDR (of a /24), or as a port of a bridge",

@@ -8,6 +8,7 @@ import waker
 from launcher.api import Device
 from launcher.config import RunConfig
 from launcher.devices import tap
+from launcher.devices.block import Block
 from launcher.devices.console import Console
 from launcher.devices.net import Net
 from launcher.devices.rng import Rng
@@ -34,6 +35,8 @@ def make_devices(config: RunConfig, memory: GuestMemory, page: Page, stop: StopR
             devices.append(Rng(config.rng_file))
         for number, tunnet in enumerate(config.tunnet):
             devices.append(Net(Tap(tap.parse(tunnet)), f"net{number}", room(1 + number)))
+        for number, disk in enumerate(config.block):
+            devices.append(Block(disk, config.block_io, number))
     except BaseException:
         for device in reversed(devices):
             device.close()

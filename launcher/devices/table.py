@@ -189,6 +189,7 @@ class DeviceTable:
                 f"{device.name} queue {number}",
                 event_idx=bool(acked >> RING_EVENT_IDX & 1),
                 indirect=bool(acked >> RING_INDIRECT_DESC & 1),
+                features=acked,
             )
             for number, ring in enumerate(slot.rings)
         ]

@@ -84,6 +84,7 @@ enum { DEVICE_END = 0, DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_CONSOLE = 3, DEV
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4 };
 enum { FEATURE_EVENT_IDX = 29 };
 enum { FEATURE_NET_MAC = 5, FEATURE_ANY_LAYOUT = 27 };
+enum { FEATURE_BLK_RO = 5, FEATURE_BLK_FLUSH = 9 };
 
 static inline const struct vq_config *queue_configs(const struct device_desc *device)
 {
@@ -171,7 +172,7 @@ struct vring_used {
     struct vring_used_elem ring[];
 };
 
-enum { DESC_WRITE = 2 };
+enum { DESC_NEXT = 1, DESC_WRITE = 2 };
 enum { AVAIL_NO_INTERRUPT = 1 };
 enum { USED_NO_NOTIFY = 1 };
 
@@ -253,14 +254,20 @@ static inline void queue_want_interrupt(struct queue *queue, u16 more)
         queue->avail->flags = 0;
 }
 
-/* Put one buffer into a queue and sleep until the device is done with it; return how many bytes it wrote. */
-static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flags)
+/* Fill in one descriptor; with DESC_NEXT, the one after it goes on with the chain. */
+static inline void queue_fill(struct queue *queue, u16 at, const volatile void *addr, u32 length, u16 flags)
+{
+    queue->desc[at].addr = (u32)addr;
+    queue->desc[at].len = length;
+    queue->desc[at].flags = flags;
+    queue->desc[at].next = at + 1;
+}
+
+/* Post the chain that begins at descriptor 0, alone, and sleep until the device is done; return what it wrote. */
+static inline u32 queue_do_chain(struct queue *queue)
 {
     u32 written;
 
-    queue->desc[0].addr = (u32)addr;
-    queue->desc[0].len = length;
-    queue->desc[0].flags = flags;
     queue_post(queue, 0);
     queue_kick(queue);
     for (;;) {
@@ -272,6 +279,13 @@ static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flag
     }
     queue_reap(queue, &written);
     return written;
+}
+
+/* Put one buffer into a queue and sleep until the device is done with it; return how many bytes it wrote. */
+static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flags)
+{
+    queue_fill(queue, 0, addr, length, flags);
+    return queue_do_chain(queue);
 }
 
 static inline void queue_want_no_interrupt(struct queue *queue)
