@@ -93,8 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_to(run)  # a new option of run is a line there
     run.set_defaults(command=commands.run)
 
-    list_ = sub.add_parser("list", help="list the wakers, breakers, engines or guests there are")
-    kinds = ("wakers", "breakers", "engines", "guests")
+    list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests or cases there are")
+    kinds = ("wakers", "breakers", "engines", "guests", "cases")
     list_.add_argument("what", metavar=f"{{{','.join(kinds)}}}", choices=kinds, help="what to list")
     list_.add_argument("--json", action="store_true", help="as JSON Lines")
     list_.set_defaults(command=commands.list_)
@@ -111,4 +111,44 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--rule", action="append", metavar="W", help="only this one (repeatable)")
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
+    _add_bench(sub)
     return parser
+
+
+def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands, options
+
+    bench = sub.add_parser("bench", help="measure Wakers against each other, and against plain C")
+    bench.add_argument("--case", default="wake", metavar="NAME", help="what is done to them (default: %(default)s)")
+    bench.add_argument("--waker", action="append", metavar="NAME", help="only these; may hold * and ? (repeatable)")
+    bench.add_argument("--engine", action="append", help="what runs the Guest (repeatable; default: auto)")
+    bench.add_argument("--samples", type=_count, metavar="N", help="rings of each arm (default: what the time allows)")
+    bench.add_argument("--seconds", type=options.seconds, metavar="S", help="about how long it may take (default: 45)")
+    bench.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="set a parameter of the case, or vary it with NAME=VALUE,VALUE (repeatable; see list cases)",
+    )
+    bench.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW)")
+    bench.add_argument("--stages", action="store_true", help="stamp all stages, and print where the time goes")
+    bench.add_argument("--seed", type=_count, metavar="N", help="of gaps and order (default: a new one)")
+    bench.add_argument(
+        "--patience", type=options.seconds, metavar="S", help="after how long an unserved ring is lost (default: 5)"
+    )
+    bench.add_argument(
+        "-o", "--output", metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)"
+    )
+    bench.add_argument("--show", metavar="FILE", help="measure nothing: print the table of these receipts")
+    bench.add_argument("--json", action="store_true", help="as JSON Lines")
+    bench.set_defaults(command=commands.bench)
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+    if not 0 < number < 1 << 31:
+        raise argparse.ArgumentTypeError(f"'{text}' is not between 1 and {(1 << 31) - 1}")
+    return number

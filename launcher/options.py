@@ -46,21 +46,22 @@ def _mib(text: str) -> int:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of MiB") from None
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a number of seconds; raise `ArgumentTypeError` for what is none, or no time to wait."""
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds") from None
-    if not 0 < seconds <= _MAX_TIMEOUT_S:
+    if not 0 < number <= _MAX_TIMEOUT_S:
         raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and {_MAX_TIMEOUT_S} seconds")
-    return seconds
+    return number
 
 
 TEXT = Kind((str,), "a string")
 PATH = Kind((str,), "a path", is_path=True)
 FLAG = Kind((bool,), "true or false")
 MIB = Kind((int,), "a number of MiB", _mib)
-SECONDS = Kind((int, float), "a number of seconds", _seconds)
+SECONDS = Kind((int, float), "a number of seconds", seconds)
 
 
 @dataclass(frozen=True, slots=True)
