@@ -189,6 +189,8 @@ def test_what_is_no_receipt_is_refused_in_a_sentence(tmp_path: Path, data: bytes
         {"stages_ns": []},
         {"stages_ns": {"a": 1}},
         {"counts": {"lost": "0"}},
+        {"counts": {"served": 10**400}},
+        {"usage": [{"role": "waker", "cpu_ns": 2**63, "voluntary": 0, "involuntary": 0, "pss_bytes": None}]},
         {"lost_seqs": {}},
         {"lost_seqs": [None]},
         {"usage": [7]},
