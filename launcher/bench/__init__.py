@@ -1,1 +1,2 @@
-"""The instrument: cases, rounds and receipts; statistics and verdicts; reports."""
+"""The instrument: cases, rounds and receipts; statistics and verdicts; reports.
+"""

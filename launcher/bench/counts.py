@@ -1,8 +1,8 @@
 """What a wake-up takes: spurious breaks, switches, system calls, CPU time; a family of their own.
 
-They are compared for each block as head minus base, per wake-up that was served (or per round, where it is memory). A
-difference counts when it is significant in its family (Holm, at the same alpha) and large enough to care for: a
-twentieth of the base, or one in a hundred wake-ups, whichever is more.
+They are compared for each pair of rounds as head minus base, per wake-up that was served (or per round, where it is
+memory). A difference counts when it is significant in its family (Holm, at the same alpha) and large enough to care
+for: a twentieth of the base, or one in a hundred wake-ups, whichever is more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from launcher.bench import blocks, signed_rank, statistics
+from launcher.bench import pairs, signed_rank, statistics
 from launcher.bench.receipts import Round
 from launcher.bench.signed_rank import Interval
 from launcher.bench.verdict import Settings
@@ -35,7 +35,7 @@ class CountVerdict:
     outcome: str
     pairs: int
     base: float
-    """The median of the blocks."""
+    """The median of the rounds that are paired."""
     head: float
     estimate: float
     """Head minus base."""
@@ -60,14 +60,14 @@ class CountVerdict:
 
 
 def judge_counts(base: Sequence[Round], head: Sequence[Round], settings: Settings) -> list[CountVerdict]:
-    """Compare every count that both arms have in a common block."""
+    """Compare every count that both arms have in a common pair."""
     found = []
     for name, (unit, measure) in _MEASURES.items():
-        of_base, of_head = blocks.by_block(base, measure), blocks.by_block(head, measure)
-        differences = blocks.differences(of_base, of_head)
+        of_base, of_head = pairs.by_turn(base, measure), pairs.by_turn(head, measure)
+        differences = pairs.differences(of_base, of_head)
         if len(differences):
-            common = [block for block in of_base if block in of_head]
-            medians = [float(np.median([of[block] for block in common])) for of in (of_base, of_head)]
+            common = [turn for turn in of_base if turn in of_head]
+            medians = [float(np.median([of[turn] for turn in common])) for of in (of_base, of_head)]
             found.append((name, unit, medians, differences, signed_rank.p_value(differences)))
     level_of = [settings.level(settings.alpha / divisor) for divisor in range(1, len(found) + 1)]
     levels = statistics.holm_levels([p_value for *_, p_value in found], level_of)

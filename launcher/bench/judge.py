@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from launcher.bench import blocks, quantiles
+from launcher.bench import pairs, quantiles
 from launcher.bench.counts import CountVerdict, judge_counts
 from launcher.bench.receipts import OK, Round
 from launcher.bench.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
@@ -54,8 +54,12 @@ class Verdict:
 
     @property
     def is_settled(self) -> bool:
-        """Whether more blocks would not be worth their time: what a look asks."""
-        return self.outcome not in (Outcome.CANNOT_TELL, NOTHING_MEASURED)
+        """Whether more blocks would not be worth their time: what a look asks.
+
+        "Not regressed" settles it when no quantile is left that cannot be told: the gate alone would stop before a
+        slower tail shows.
+        """
+        return self.outcome == BROKEN or is_settled(self.outcome, self.quantiles)
 
     def to_json(self) -> dict[str, object]:
         """Return it for JSON."""
@@ -83,9 +87,9 @@ def judge(
     """Judge arm `head` against arm `base` by the blocks that have both; `control` is the arm that is base once more."""
     settings = settings or Settings()
     of = {arm: [r for r in rounds if r.arm == arm] for arm in (base, head, control) if arm is not None}
-    logs = {arm: blocks.log_quantiles(found, settings.quantiles) for arm, found in of.items()}
-    ratios = {p: found for p, found in blocks.ratios(logs[base], logs[head]).items() if len(found)}
-    controls = blocks.ratios(logs[base], logs[control]) if control is not None else None
+    logs = {arm: pairs.log_quantiles(found, settings.quantiles) for arm, found in of.items()}
+    ratios = {p: found for p, found in pairs.ratios(logs[base], logs[head]).items() if len(found)}
+    controls = pairs.ratios(logs[base], logs[control]) if control is not None else None
     return conclude(
         base=base,
         head=head,
@@ -111,7 +115,7 @@ def conclude(
 ) -> Verdict:
     """Put together what was found; correctness first."""
     broken = what_is_broken(rounds)
-    outcome, sentence = _overall(found, settings)
+    outcome, sentence = overall(found, settings)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         outcome, sentence = BROKEN, broken[0] + more
@@ -134,7 +138,14 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
     return found
 
 
-def _overall(found: list[QuantileVerdict], settings: Settings) -> tuple[str, str]:
+def is_settled(outcome: str, found: list[QuantileVerdict]) -> bool:
+    """Tell whether the times are judged for good."""
+    if outcome in (NOTHING_MEASURED, Outcome.CANNOT_TELL):
+        return False
+    return outcome == Outcome.REGRESSED or all(verdict.outcome != Outcome.CANNOT_TELL for verdict in found)
+
+
+def overall(found: list[QuantileVerdict], settings: Settings) -> tuple[str, str]:
     """Return the outcome of the quantiles together, and why."""
     if not found:
         return NOTHING_MEASURED, "no block has a round of both arms that can be compared"

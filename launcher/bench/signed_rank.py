@@ -1,11 +1,12 @@
 """Paired comparison: the Wilcoxon signed-rank test, the estimate that belongs to it, and its interval.
 
-One number for each block: the log of the ratio of the two arms. Is its middle zero, and if not, what is it?
+One number for each pair of rounds: the log of the ratio of the two arms. Is its middle zero, and if not, what is it?
 
-*Why this one.* Wake-up times have heavy tails and jump between modes, so means lie. Here an outlier counts as one rank,
-however far out. And it needs no model of the machine: the order of the arms within a block is drawn by lot, so if the
-arms are the same, each difference could as well have had the other sign. That alone makes the test exact, whatever the
-machine drifts to between the blocks (a randomisation test: drift, steal and neighbours are the same for both arms).
+*Why this one.* Wake-up times have heavy tails and jump between modes, so means lie. Here an outlier counts as one
+rank, however far out. And it needs no model of the machine: the order of the arms is drawn by lot, so if the arms are
+the same, each difference could as well have had the other sign. That alone makes the test exact, wherever the machine
+drifts to (a randomisation test). Where only the first half of a block is drawn and the second mirrors it, a drift
+pushes the two differences of a block apart: then the test errs to the safe side.
 
 *Three views of one thing.* The Walsh averages are the means of all pairs of differences (each with itself, too). Their
 median is the Hodges-Lehmann estimate. The rank sum of the positive differences is the number of Walsh averages above

@@ -1,7 +1,7 @@
 """The verdict: did it get slower? Three answers, and the third is "cannot tell".
 
-For each quantile there is one number a block, the log of the ratio head / base. From them come an estimate, an interval
-and a level (signed_rank.py, looks.py), and from those:
+For each quantile there is one number a pair of rounds, the log of the ratio head / base. From them come an estimate,
+an interval and a level (signed_rank.py, looks.py), and from those:
 
     regressed       the interval is above zero, and the estimate is above the floor
     not regressed   the interval for equivalence ends below delta: it may be better, it is not worse by more than delta
@@ -79,7 +79,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class QuantileVerdict:
-    """What the blocks say of one quantile. Changes are logs of ratios; `percent` makes them readable."""
+    """What the pairs say of one quantile. Changes are logs of ratios; `percent` makes them readable."""
 
     quantile: float
     outcome: Outcome
@@ -97,7 +97,7 @@ class QuantileVerdict:
     control: float | None
     """The estimate of the control; None without one."""
     smallest: float
-    """The smallest slowdown that these blocks would have shown."""
+    """The smallest slowdown that these pairs would have shown."""
 
     @property
     def name(self) -> str:
@@ -138,7 +138,7 @@ class Evidence:
 def judge_ratios(
     ratios: Mapping[float, Floats], control: Mapping[float, Floats] | None, settings: Settings
 ) -> list[QuantileVerdict]:
-    """Judge the log ratios of paired blocks, by quantile; `control` are those of the control arm to the base."""
+    """Judge the log ratios of paired rounds, by quantile; `control` are those of the control arm to the base."""
     found = {p: paired_evidence(ratios[p], levels_needed(len(ratios), settings)) for p in ratios}
     controls: dict[float, Evidence] = {}
     if control is not None:
@@ -240,13 +240,13 @@ def _is_unfit(control: Evidence, level: float, delta: float) -> bool:
 def _why_not(found: Evidence, interval: Interval, floor: float, smallest: float, settings: Settings) -> str:
     """Say why it cannot be told, and what would help."""
     if not math.isfinite(interval.low):
-        return f"{found.pairs} blocks are too few at this level: measure more"
+        return f"{found.pairs} pairs are too few at this level: measure more"
     if floor > settings.log_delta and abs(found.estimate) <= floor and (interval.low > 0 or interval.high < 0):
         return f"{percent(found.estimate)} is no more than what two identical arms differ by ({percent(floor)})"
     if interval.low > 0:
         return f"slower, but perhaps by less than the {percent(settings.log_delta)} that are allowed: measure more"
     return (
-        f"between {percent(interval.low)} and {percent(interval.high)}: these blocks would have shown "
+        f"between {percent(interval.low)} and {percent(interval.high)}: these pairs would have shown "
         f"{percent(smallest)} or more; measure more, or on a quieter machine"
     )
 
