@@ -112,8 +112,12 @@ class Arm:
             if stimulus is not None:
                 stimulus.expect_alive()
             served, published = ledger.words[SERVED], ledger.words[PUBLISHED]
-            if served == before and (served < published or served >= ledger.rings):
+            if served == before and served < published:
                 return HUNG
+            if served >= ledger.rings:  # it adds up
+                patience_s = max(patience_s, _REPORT_S)
+                if served == before:
+                    return HUNG
             before = served
 
     def report(self, ended: str) -> dict[str, Any]:

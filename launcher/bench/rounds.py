@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from launcher.bench import yardstick
 from launcher.bench.arm import Spec
 from launcher.bench.cases import DIRECT, Case, Value, get
 from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes
-from launcher.bench.hops import hops
+from launcher.bench.hops import Array, hops
 from launcher.bench.ledger import INTENDED, PUBLISHED, SENT, SERVED_AT, WAKE, Ledger
 from launcher.bench.records import Round
 from launcher.bench.usage import Meter
@@ -31,6 +31,9 @@ from shared.errors import CannotRunError
 
 PATIENCE_S = 5.0
 """A ring that is outstanding counts as lost when none was served for so long."""
+
+STOP = "WATCHING→GONE"
+"""The hop of a Waker that is stopped, in the case that starts it."""
 
 _ARM = Path(__file__).with_name("arm.py")
 
@@ -117,13 +120,20 @@ def run_round(plan: Plan) -> Round:
         ended = arm.wait_until_done(stimulus, ledger, plan.patience_s)
         meter.stop()
         report = arm.report(ended) if ended in ("ok", HUNG) else {}
-        usage = meter.usage(report.get("cpu_ns", {}))
+        usage = meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0))
         rows = np.array(ledger.words[8:], dtype=np.int64).reshape(-1, 5)
         stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
         published = ledger.words[PUBLISHED] if case.is_rung else ledger.rings
     warmup = _warmup(plan)
     served = rows[:, SERVED_AT] > 0
-    lost = np.flatnonzero(~served[:published]) if ended == HUNG else np.empty(0, dtype=np.int64)
+    counts = report.get("counts", {})
+    if ended == HUNG:
+        lost = np.flatnonzero(~served[:published])
+    else:
+        lost = _latest(rows[:published], counts.get("broken_in_vain", 0))
+    stages = hops(stamps, rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()) if stamps else {}
+    if "stopped_ns" in report:
+        stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
     counted = served & (np.arange(len(rows)) >= warmup)
     return Round(
         arm=plan.arm,
@@ -137,8 +147,8 @@ def run_round(plan: Plan) -> Round:
         started=started,
         duration_ns=monotonic_ns() - began_ns,
         latencies_ns=rows[counted, SERVED_AT] - rows[counted, INTENDED],
-        stages_ns=hops(stamps, rows[counted, SENT].tolist(), rows[counted, SERVED_AT].tolist()) if stamps else {},
-        counts={**report.get("counts", {}), **_count(rows, published, warmup, len(lost))},
+        stages_ns=stages,
+        counts={**counts, **_count(rows, published, warmup, len(lost))},
         lost_seqs=lost.tolist(),
         usage=usage,
         trace_ns_per_stamp=report.get("ns_per_stamp"),
@@ -146,17 +156,28 @@ def run_round(plan: Plan) -> Round:
     )
 
 
-def _count(rows: np.ndarray[Any, np.dtype[np.int64]], published: int, warmup: int, lost: int) -> dict[str, int]:
+def _latest(rows: Array, count: int) -> Array:
+    """Return the rings whose break was lost though they were served: a later ring brought the Launcher to them.
+
+    That so many breaks were lost is counted. Whose they were is told by the time that each ring had to wait.
+    """
+    waited = rows[:, SERVED_AT] - rows[:, SENT]
+    latest: Array = np.sort(np.argsort(waited)[len(waited) - count :])
+    return latest
+
+
+def _count(rows: Array, published: int, warmup: int, lost: int) -> dict[str, int]:
     """Count what the ledger proves. A ring is late when the next one was sent before it was served."""
     sent = rows[:published]
     served = sent[sent[:, SERVED_AT] > 0]
     wakes = len(np.unique(served[:, WAKE]))
+    is_last_of_burst = np.diff(sent[:, INTENDED]) > 0
     return {
         "sent": published,
         "warmup": min(warmup, published),
         "served": len(served),
         "coalesced": len(served) - wakes,
-        "late": int(np.count_nonzero(sent[:-1, SERVED_AT] > sent[1:, SENT])),
+        "late": int(np.count_nonzero((sent[:-1, SERVED_AT] > sent[1:, SENT]) & is_last_of_burst)),
         "unserved": published - len(served),
         "lost": lost,
     }

@@ -123,7 +123,8 @@ def choose_amount(case: Case, arms: Sequence[ArmPlan], samples: int | None, seco
         blocks = max(1, int((seconds or DEFAULT_SECONDS) / max(1, len(arms)) / once_s))
         return Amount(1, min(blocks, samples or _FEW_BLOCKS), None if samples else seconds or DEFAULT_SECONDS)
     if samples is not None:
-        rings = min(samples, _RINGS_PER_ROUND)
+        burst = min(int(arm.parameters.get("burst", 1)) for arm in arms)
+        rings = max(burst, min(samples, _RINGS_PER_ROUND) // burst * burst)
         return Amount(rings, math.ceil(samples / rings), seconds)
     budget_s = seconds or DEFAULT_SECONDS
     ring_s = max(float(arm.parameters.get("idle_us", 50_000)) for arm in arms) / 1e6

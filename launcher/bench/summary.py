@@ -15,7 +15,7 @@ import numpy as np
 from launcher.bench import yardstick
 from launcher.bench.cases import DIRECT, get
 from launcher.bench.records import OK, Round, Usage
-from launcher.bench.usage import LAUNCHER, STIMULUS, WAKER
+from launcher.bench.usage import ENDED, LAUNCHER, WAKER
 
 QUANTILES = {"p50": (0.5, 1), "p90": (0.9, 29), "p99": (0.99, 299), "p99.9": (0.999, 2995)}
 """And how many samples it takes for each of them to say anything."""
@@ -43,7 +43,7 @@ class Summary:
     pss_bytes: float | None
     counts: dict[str, int]
     lost: list[tuple[int, int, int]]
-    """Block, seed and sequence number of each ring that was lost, or of the last served before a break that was."""
+    """Block, seed and sequence number of each ring whose wake-up was lost."""
     ended: list[str]
     """How rounds ended that did not end well."""
     hops_ns: dict[str, float] = field(default_factory=dict)
@@ -154,7 +154,10 @@ def _per_ring(rounds: Sequence[Round], served: int, cost: Callable[[Usage], int]
     """Return a cost of Launcher and Waker per ring; threads are part of their processes."""
     if not served:
         return None
-    return sum(cost(usage) for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER)) / served
+    return (
+        sum(cost(usage) for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER, ENDED))
+        / served
+    )
 
 
 def _pss(rounds: Sequence[Round]) -> float | None:
@@ -168,11 +171,7 @@ def _pss(rounds: Sequence[Round]) -> float | None:
 
 
 def _lost(round_: Round) -> list[tuple[int, int, int]]:
-    if round_.lost_seqs:
-        return [(round_.block, round_.seed, seq) for seq in round_.lost_seqs]
-    # A break that never came, for rings that a later one brought: nothing waits for ever, and still it was lost.
-    in_vain = round_.counts.get("broken_in_vain", 0)
-    return [(round_.block, round_.seed, round_.counts.get("served", 0))] * in_vain
+    return [(round_.block, round_.seed, seq) for seq in round_.lost_seqs]
 
 
 def _hops(rounds: Sequence[Round]) -> dict[str, float]:
@@ -193,6 +192,3 @@ def _rate(rounds: Sequence[Round], burst: int) -> float | None:
     if not whole:
         return None
     return burst * 1e9 / float(np.median(np.concatenate(whole).max(axis=1)))
-
-
-__all__ = ["QUANTILES", "STIMULUS", "Summary", "front", "quantile", "summarise"]

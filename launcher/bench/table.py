@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from launcher.bench.cases import DIRECT, Case
+from launcher.bench.rounds import STOP
 from launcher.bench.summary import QUANTILES, Summary, front
 
 
@@ -34,9 +35,9 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
         table.add_row(*(column.cell(summary) for column in columns), style=style)
     console.print(table)
     for summary in summaries:
-        if summary.hops_ns:
-            cost = f"a stamp costs {summary.ns_per_stamp:.0f} ns" if summary.ns_per_stamp is not None else ""
-            console.print(f"\n{summary.arm}: medians of the hops in us; {cost}", markup=False)
+        if summary.ns_per_stamp is not None:
+            text = f"{summary.arm}: medians of the hops in us; a stamp costs {summary.ns_per_stamp / 1e3:.2f}"
+            console.print(f"\n{text}", markup=False)
             for hop, ns in summary.hops_ns.items():
                 console.print(f"  {hop:20} {ns / 1e3:8.1f}", markup=False)
 
@@ -66,7 +67,10 @@ def lost_remarks(summaries: Sequence[Summary]) -> list[str]:
         if summary.lost:
             block, seed, number = summary.lost[0]
             more = f" and {len(summary.lost) - 1} more" if len(summary.lost) > 1 else ""
-            said.append(f"LOST: {summary.arm}: ring {number}{more} was never served (block {block}, seed {seed})")
+            said.append(
+                f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}; its gaps: seed {seed}); "
+                f"replay it with the run's seed"
+            )
     return said
 
 
@@ -98,11 +102,14 @@ def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
     if case.name == "burst":
         columns.append(_Column("rings/wake", lambda s: _shown(s.rings_per_wake, 1)))
         columns.append(_Column("rings/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
+    if case.name == "start":
+        columns.append(_Column("stop p50 ms", lambda s: _shown(s.hops_ns.get(STOP), 1e6)))
     per = "round" if not case.is_timed else "start" if case.name == "start" else "wake"
     columns += [
         _Column(f"CPU us/{per}", lambda s: _shown(s.cpu_ns, 1e3)),
         _Column(f"switches/{per}", lambda s: _shown(s.switches, 1)),
         _Column("PSS MiB", lambda s: _shown(s.pss_bytes, 1 << 20)),
+        _Column("late", lambda s: str(s.counts.get("late", 0))),
         _Column("lost", lambda s: str(len(s.lost))),
     ]
     return columns

@@ -20,6 +20,8 @@ from launcher.bench.records import Usage
 _CPUCLOCK_SCHED = 2  # a process' CPU clock by its pid: include/linux/posix-timers.h
 
 LAUNCHER, WAKER, STIMULUS, THREAD = "launcher", "waker", "stimulus", "thread"
+ENDED = "waker:ended"
+"""All Wakers' processes that came and went within a round."""
 
 
 class _Seen(NamedTuple):
@@ -49,18 +51,20 @@ class Meter:
                     os.sched_setaffinity(tid, {cpu})
 
     def stop(self) -> None:
-        """Take the last count, while all are still there."""
+        """Take the last count, while all are still there; a Waker that came meanwhile began at nothing."""
+        for child in _children(self._arm_pid):
+            self._roles.setdefault(child, WAKER)
         self._after = {process: _look(process) for process in self._roles}
         self._pss = {process: _pss_bytes(process) for process in self._roles}
 
-    def usage(self, thread_cpu_ns: Mapping[str, int]) -> list[Usage]:
+    def usage(self, thread_cpu_ns: Mapping[str, int], ended_cpu_ns: int = 0) -> list[Usage]:
         """Return what each process used, which is that of all its threads, and after it each of its further threads.
 
-        `thread_cpu_ns` is what the arm says of its own threads, by tid.
+        `thread_cpu_ns` is what the arm says of its own threads, by tid, `ended_cpu_ns` of its children that are gone.
         """
         usage = []
         for process, role in self._roles.items():
-            before, after = self._before[process], self._after[process]
+            before, after = self._before.get(process, _Seen(0, {})), self._after[process]
             switches = {tid: _since(count, before.switches.get(tid)) for tid, count in after.switches.items()}
             voluntary, involuntary = (sum(count[which] for count in switches.values()) for which in (0, 1))
             used_ns = max(0, after.cpu_ns - before.cpu_ns)
@@ -70,7 +74,7 @@ class Meter:
                 for tid, count in switches.items()
                 if tid != process
             ]
-        return usage
+        return [*usage, Usage(ENDED, ended_cpu_ns, 0, 0, None)] if ended_cpu_ns else usage
 
 
 def _since(count: tuple[int, int], before: tuple[int, int] | None) -> tuple[int, int]:
