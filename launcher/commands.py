@@ -63,6 +63,20 @@ def check(args: argparse.Namespace) -> int:
     return report.main(args.waker, args.engine, args.rule, args.breaker, is_json=args.json)
 
 
+def compare(args: argparse.Namespace) -> int:
+    """Compare stored receipts; see launcher/bench/compare.py."""
+    from launcher.bench import stored
+
+    return stored.compare_files(args)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export stored receipts; see launcher/bench/exporters/."""
+    from launcher.bench import stored
+
+    return stored.export_file(args)
+
+
 def _wakers() -> list[dict[str, object]]:
     return [
         {

@@ -1,2 +1,1 @@
-"""The instrument: cases, rounds and receipts; statistics and verdicts; reports.
-"""
+"""The instrument: cases, rounds and receipts; statistics and verdicts; reports."""

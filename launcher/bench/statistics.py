@@ -1,5 +1,4 @@
-"""The small formulas that the verdicts share: Holm's family, power, and the bounds of a share.
-"""
+"""The small formulas that the verdicts share: Holm's family, power, and the bounds of a share."""
 
 from __future__ import annotations
 
