@@ -112,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
     _add_bench(sub)
+    _add_stored(sub)
     return parser
 
 
@@ -142,6 +143,36 @@ def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("--show", metavar="FILE", help="measure nothing: print the table of these receipts")
     bench.add_argument("--json", action="store_true", help="as JSON Lines")
     bench.set_defaults(command=commands.bench)
+
+
+def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands
+
+    compare = sub.add_parser("compare", help="compare two files of receipts: weaker evidence than a duel")
+    compare.add_argument("base", metavar="BASE", help="receipts of what there was")
+    compare.add_argument("head", metavar="HEAD", help="receipts of what there is now")
+    compare.add_argument(
+        "--delta", type=_percent, default=3.0, metavar="PERCENT", help="what is too small to matter (default: 3)"
+    )
+    compare.add_argument("--force", action="store_true", help="also where the machines differ")
+    compare.add_argument("--json", action="store_true", help="as JSON Lines")
+    compare.set_defaults(command=commands.compare)
+
+    export = sub.add_parser("export", help="write receipts in the format of another tool")
+    export.add_argument("receipts", metavar="RECEIPTS", help="a file that bench or duel wrote")
+    export.add_argument("--format", required=True, metavar="NAME", help="benchfmt (benchstat), csv, github or pyperf")
+    export.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
+    export.set_defaults(command=commands.export)
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage") from None
+    if not 0 < percent <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 100 percent")
+    return percent
 
 
 def _count(text: str) -> int:

@@ -93,6 +93,20 @@ def bench(args: argparse.Namespace) -> int:
     )
 
 
+def compare(args: argparse.Namespace) -> int:
+    """Compare stored receipts; see launcher/bench/compare.py."""
+    from launcher.bench import stored
+
+    return stored.compare_files(args)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export stored receipts; see launcher/bench/exporters/."""
+    from launcher.bench import stored
+
+    return stored.export_file(args)
+
+
 def _wakers() -> list[dict[str, object]]:
     return [
         {

@@ -22,6 +22,7 @@ from launcher.bench.verdict import Settings
 MORE, FEWER, SAME, UNKNOWN = "more", "fewer", "same", "cannot tell"
 
 COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "syscalls")
+_OURS = ("launcher", "waker")  # processes, as roles
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the unit is ns or bytes
 
@@ -112,13 +113,13 @@ def _count(name: str, round_: Round) -> float | None:
 
 
 def _used(name: str, round_: Round) -> float | None:
-    """Return what all processes but the stimulus used: that is the harness, the same for every arm."""
-    ours = [getattr(usage, name) for usage in round_.usage if usage.role != "stimulus"]
+    """Return what the Launcher and the Waker used; their further threads are in it, and the stimulus is the harness."""
+    ours = [getattr(usage, name) for usage in round_.usage if usage.role in _OURS]
     return per_wake(round_, sum(ours)) if ours else None
 
 
 def _memory(round_: Round) -> float | None:
-    ours = [usage.pss_bytes for usage in round_.usage if usage.role != "stimulus" and usage.pss_bytes is not None]
+    ours = [usage.pss_bytes for usage in round_.usage if usage.role in _OURS and usage.pss_bytes is not None]
     return float(sum(ours)) if ours else None
 
 

@@ -131,8 +131,10 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         if lost:
             shown = ", ".join(map(str, round_.lost_seqs[:_SHOWN_SEQS]))
             shown += ", ..." if len(round_.lost_seqs) > _SHOWN_SEQS else ""
-            noun = "wake-up" if lost == 1 else "wake-ups"
-            found.append(f"{where}: {lost} {noun} lost" + (f" (sequence number {shown})" if shown else ""))
+            found.append(f"{where}: {_many(lost, 'wake-up')} lost" + (f" (sequence number {shown})" if shown else ""))
+        # What a later break made good was lost all the same.
+        if in_vain := round_.counts.get("broken_in_vain", 0):
+            found.append(f"{where}: {_many(in_vain, 'break')} lost on the way")
         if round_.ended != OK:
             found.append(f"{where}: {round_.ended}")
     return found
@@ -171,3 +173,7 @@ def _reasons(verdicts: list[QuantileVerdict]) -> str:
 def _notes(judged: Collection[float], settings: Settings) -> list[str]:
     missing = ", ".join(quantiles.name(p) for p in settings.quantiles if p not in judged)
     return [f"{missing}: the rounds are too short to speak of it"] if missing else []
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -24,7 +24,7 @@ class Usage:
     """What one process or thread of a round used up, from its first wake-up to its last."""
 
     role: str
-    """Who it is: launcher, waker, stimulus, ..."""
+    """Who it is: launcher, waker or stimulus, which are processes; or thread, which is in its process' numbers."""
     cpu_ns: int
     voluntary: int
     involuntary: int
@@ -72,8 +72,7 @@ class Round:
 class Run:
     """What all rounds of a run share: the first line of the file.
 
-    `host` is the provenance. `compare` knows these keys (others are kept and shown): machine, cpu, cpus,
-    virtualisation, nested, kernel, governor, python, gil, placement, versions (a dict), git, seed, steal_percent, load.
+    `host` is the provenance. `compare` knows some of its keys (launcher/bench/hosts.py); others are kept.
     """
 
     command: str

@@ -1,0 +1,41 @@
+"""pyperf JSON (format 1.0), for `python -m pyperf compare_to BASE HEAD`.
+
+Each arm and quantile is a benchmark, each round a run with one value in seconds. Two files are compared by the names of
+the benchmarks, so the names are those of the arms.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from launcher.bench import exporters, quantiles
+from launcher.bench.receipts import Receipts
+
+
+def export(receipts: Receipts) -> str:
+    """Return a suite of benchmarks."""
+    benchmarks = []
+    for arm, rounds in exporters.of_each_arm(receipts):
+        for p in exporters.common_quantiles(rounds):
+            runs = [
+                {
+                    "metadata": {
+                        "date": round_.started.removesuffix("Z").replace("T", " "),
+                        "duration": max(round_.duration_ns, 1) / 1e9,
+                    },
+                    # pyperf refuses what is not above zero.
+                    "values": [max(found[p], 1.0) / 1e9],
+                }
+                for round_, found in rounds
+            ]
+            benchmarks.append({"metadata": {"name": f"{rounds[0][0].case}: {arm} {quantiles.name(p)}"}, "runs": runs})
+    metadata = {"unit": "second", "loops": 1, **_host(receipts)}
+    return json.dumps({"version": "1.0", "metadata": metadata, "benchmarks": benchmarks}, indent=1) + "\n"
+
+
+def _host(receipts: Receipts) -> dict[str, Any]:
+    """Return of the provenance what pyperf has a name for."""
+    names = {"cpu": "cpu_model_name", "cpus": "cpu_count", "kernel": "platform", "python": "python_version"}
+    host = receipts.run.host
+    return {theirs: str(host[ours]) if ours != "cpus" else host[ours] for ours, theirs in names.items() if ours in host}
