@@ -112,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
     _add_bench(sub)
+    _add_duel(sub)
     _add_stored(sub)
     return parser
 
@@ -143,6 +144,30 @@ def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("--show", metavar="FILE", help="measure nothing: print the table of these receipts")
     bench.add_argument("--json", action="store_true", help="as JSON Lines")
     bench.set_defaults(command=commands.bench)
+
+
+def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands, options
+
+    duel = sub.add_parser("duel", help="judge two Wakers, two settings, or this code against an earlier revision")
+    duel.add_argument("wakers", nargs="*", metavar="WAKER[@NAME=VALUE,…]", help="A and B: the base, and what is judged")
+    duel.add_argument("--against", metavar="GIT_REV", help="the base is the same Waker, out of that revision's code")
+    duel.add_argument("--case", default="wake", metavar="NAME", help="what is done to them (default: %(default)s)")
+    duel.add_argument("--engine", help="what runs the Guest (default: auto)")
+    duel.add_argument("--set", action="append", metavar="NAME=VALUE", help="set a parameter of both (repeatable)")
+    duel.add_argument("--a", action="append", metavar="NAME=VALUE", help="set a parameter of A alone (repeatable)")
+    duel.add_argument("--b", action="append", metavar="NAME=VALUE", help="set a parameter of B alone (repeatable)")
+    duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: same)")
+    duel.add_argument("--seconds", type=options.seconds, metavar="S", help="how long it may take (default: 100)")
+    duel.add_argument("--rings", type=_count, metavar="N", help="rings of a round (default: as the case needs)")
+    duel.add_argument("--delta", type=_percent, metavar="PERCENT", help="what is too small to matter (default: 3)")
+    duel.add_argument("--alpha", type=_percent, metavar="PERCENT", help="how often a false alarm may be (default: 1)")
+    duel.add_argument("--seed", type=_count, metavar="N", help="of gaps and order (default: a new one)")
+    duel.add_argument("-o", "--output", metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)")
+    duel.add_argument("--show", metavar="FILE", help="measure nothing: judge the duel in these receipts")
+    duel.add_argument("--github", action="store_true", help="annotate as GitHub Actions does (there: by itself)")
+    duel.add_argument("--json", action="store_true", help="as JSON Lines")
+    duel.set_defaults(command=commands.duel)
 
 
 def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:

@@ -93,6 +93,13 @@ def bench(args: argparse.Namespace) -> int:
     )
 
 
+def duel(args: argparse.Namespace) -> int:
+    """Judge two arms against each other; see launcher/bench/duel.py."""
+    from launcher.bench import duel_command
+
+    return duel_command.main(args)
+
+
 def compare(args: argparse.Namespace) -> int:
     """Compare stored receipts; see launcher/bench/compare.py."""
     from launcher.bench import stored
