@@ -136,6 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
     _add_bench(sub)
+    _add_doctor(sub)
     return parser
 
 
@@ -166,6 +167,14 @@ def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("--show", metavar="FILE", help="measure nothing: print the table of these receipts")
     bench.add_argument("--json", action="store_true", help="as JSON Lines")
     bench.set_defaults(command=commands.bench)
+
+
+def _add_doctor(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands
+
+    doctor = sub.add_parser("doctor", help="say what this machine can run, and how far its times can be trusted")
+    doctor.add_argument("--json", action="store_true", help="as JSON Lines")
+    doctor.set_defaults(command=commands.doctor)
 
 
 def _count(text: str) -> int:

@@ -91,6 +91,13 @@ def bench(args: argparse.Namespace) -> int:
     )
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """Look this machine over; see launcher/bench/doctor.py."""
+    from launcher.bench import doctor
+
+    return doctor.main(is_json=args.json)
+
+
 def _wakers() -> list[dict[str, object]]:
     return [
         {

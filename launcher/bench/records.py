@@ -24,7 +24,7 @@ class Usage:
     """What one process or thread of a round used up, from its first wake-up to its last."""
 
     role: str
-    """Who it is: launcher, waker, stimulus, ..."""
+    """Who it is: launcher, waker or stimulus, which are processes; or thread, which is in its process' numbers."""
     cpu_ns: int
     voluntary: int
     involuntary: int
@@ -72,8 +72,7 @@ class Round:
 class Run:
     """What all rounds of a run share: the first line of the file.
 
-    `host` is the provenance. `compare` knows these keys (others are kept and shown): machine, cpu, cpus,
-    virtualisation, nested, kernel, governor, python, gil, placement, versions (a dict), git, seed, steal_percent, load.
+    `host` is the provenance. `compare` knows some of its keys (launcher/bench/hosts.py); others are kept.
     """
 
     command: str
@@ -114,15 +113,15 @@ def round_from_json(at: str, value: object) -> Round:
         engine=f.text("engine"),
         waker=f.text("waker"),
         parameters={name: f.check(name, value, (int, float, str)) for name, value in f.table("parameters").items()},
-        seed=f.integer("seed"),
+        seed=f.check("seed", f.get("seed"), (int,)),  # as large as it likes
         block=f.integer("block"),
         position=f.integer("position"),
         started=f.text("started"),
         duration_ns=f.integer("duration_ns"),
         latencies_ns=f.packed("latencies_ns", f.get("latencies_ns")),
         stages_ns={hop: f.packed(hop, times) for hop, times in f.table("stages_ns").items()},
-        counts={name: f.check(name, count, (int,)) for name, count in f.table("counts").items()},
-        lost_seqs=[f.check("lost_seqs", seq, (int,)) for seq in f.list("lost_seqs")],
+        counts={name: f.whole(name, count) for name, count in f.table("counts").items()},
+        lost_seqs=[f.whole("lost_seqs", seq) for seq in f.list("lost_seqs")],
         usage=[_usage_from_json(_Fields(f.at, usage)) for usage in f.list("usage")],
         trace_ns_per_stamp=f.check("trace_ns_per_stamp", f.get("trace_ns_per_stamp"), (int, float, type(None))),
         ended=f.check("ended", f.get("ended"), (str,)),
@@ -135,7 +134,7 @@ def _usage_from_json(f: _Fields) -> Usage:
         cpu_ns=f.integer("cpu_ns"),
         voluntary=f.integer("voluntary"),
         involuntary=f.integer("involuntary"),
-        pss_bytes=f.check("pss_bytes", f.get("pss_bytes"), (int, type(None))),
+        pss_bytes=None if f.get("pss_bytes") is None else f.integer("pss_bytes"),
     )
 
 
@@ -165,7 +164,12 @@ class _Fields:
         return text
 
     def integer(self, name: str) -> int:
-        number: int = self.check(name, self.get(name), (int,))
+        return self.whole(name, self.get(name))
+
+    def whole(self, name: str, value: object) -> int:
+        number: int = self.check(name, value, (int,))
+        if not -(2**63) <= number < 2**63:  # nothing is counted that high, and no float can hold it
+            raise ReceiptsError(f"{self.at}: '{name}' is beyond 64 bits")
         return number
 
     def table(self, name: str) -> dict[str, Any]:
