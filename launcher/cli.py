@@ -114,6 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_bench(sub)
     _add_duel(sub)
     _add_stored(sub)
+    _add_doctor(sub)
     return parser
 
 
@@ -198,6 +199,14 @@ def _percent(text: str) -> float:
     if not 0 < percent <= 100:
         raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 100 percent")
     return percent
+
+
+def _add_doctor(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands
+
+    doctor = sub.add_parser("doctor", help="say what this machine can run, and how far its times can be trusted")
+    doctor.add_argument("--json", action="store_true", help="as JSON Lines")
+    doctor.set_defaults(command=commands.doctor)
 
 
 def _count(text: str) -> int:

@@ -114,6 +114,13 @@ def export(args: argparse.Namespace) -> int:
     return stored.export_file(args)
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """Look this machine over; see launcher/bench/doctor.py."""
+    from launcher.bench import doctor
+
+    return doctor.main(is_json=args.json)
+
+
 def _wakers() -> list[dict[str, object]]:
     return [
         {

@@ -13,6 +13,7 @@ The garbage collector is off, and what was allocated before is frozen: its pause
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -57,6 +58,7 @@ from shared.room import Room
 from shared.trace import LAUNCHER_LANE, WAKER_LANE, Stage, Trace
 
 GIVE_UP = signal.SIGUSR2
+_PR_SET_PDEATHSIG = 1
 _STAMPS = 2000
 _ON_ITS_WAY_S = 1.0
 
@@ -88,6 +90,7 @@ class Spec:
 
 def main(spec: Spec) -> int:
     """Be the arm; return the exit code."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody is left to measure for
     signal.signal(GIVE_UP, _give_up)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for whoever measures, who ends us
     sys.setswitchinterval(spec.switch_us / 1e6)
@@ -118,7 +121,8 @@ def _freeze() -> None:
 
 def _run_rings(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     def make(_memory: GuestMemory, page: Page) -> list[Device]:
-        return [Rings(spec.fds, spec.idle, Served(ledger, page, len(spec.fds)))]
+        idle_kind = "pipe" if waker.parse(spec.waker).strategy == "sigio" else "eventfd"  # which send no SIGIO
+        return [Rings(spec.fds, Served(ledger, page, len(spec.fds)), spec.idle, idle_kind)]
 
     _run(spec, ledger, control, make)
 
@@ -308,7 +312,7 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     made: list[Rings] = []
 
     def make(_memory: GuestMemory, page: Page) -> list[Device]:
-        made.append(Rings(spec.fds, spec.idle, Served(ledger, page)))
+        made.append(Rings(spec.fds, Served(ledger, page)))
         return [made[0]]
 
     with open_machine(_config(spec), make) as machine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -54,6 +55,17 @@ def open_pipes(count: int) -> Iterator[list[Pipe]]:
             os.set_blocking(reader, False)
             pipes.append(Pipe(reader, writer))
         yield pipes
+
+
+def raise_fd_limit(wanted: int) -> None:
+    """Let this process and those that it starts open so many files, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        if hard < wanted:
+            with contextlib.suppress(ValueError, PermissionError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+                return
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
 class Arm:

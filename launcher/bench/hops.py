@@ -16,6 +16,12 @@ _STAGES_BEFORE_READ = ("SEEN", "BREAK", "LEFT")
 _STAGES_AFTER_READ = ("INTERRUPT", "SERVICED", "RELEASED")
 
 
+def in_order(hop: tuple[str, object]) -> tuple[int, ...]:
+    """Return what sorts named hops by when they happen."""
+    stages = ("READY", *_STAGES_BEFORE_READ, "READ", *_STAGES_AFTER_READ)
+    return tuple(stages.index(stage) if stage in stages else len(stages) for stage in hop[0].split("→"))
+
+
 def hops(stamps: Sequence[tuple[str, int]], sent: Sequence[int], served: Sequence[int]) -> dict[str, Array]:
     """Return the time of each hop in ns, of all rings that went that way, in order.
 

@@ -62,11 +62,11 @@ class Served:
 
 
 class Rings(Pulse):
-    """The pipes that the stimulus rings, and some that nobody does."""
+    """The pipes that the stimulus rings, and some files that nobody does."""
 
-    def __init__(self, fds: Sequence[int], idle: int, served: Served) -> None:
-        """Watch these pipes, and `idle` others."""
-        super().__init__(count=0, kind="pipe")
+    def __init__(self, fds: Sequence[int], served: Served, idle: int = 0, idle_kind: str = "eventfd") -> None:
+        """Watch these pipes, and `idle` other files of a kind."""
+        super().__init__(count=0, kind=idle_kind)
         self._served = served
         self._numbers: dict[Source, int] = {}
         for number, fd in enumerate(fds):
@@ -94,7 +94,7 @@ class Churned(Rings):
     """
 
     def __init__(self, fds: Sequence[int], served: Served, memory: GuestMemory, page: Page, *, is_aware: bool) -> None:
-        super().__init__(fds, 0, served)
+        super().__init__(fds, served)
         self._memory, self._page_words = memory, page.words
         self._is_aware = is_aware
         self.is_starved = False

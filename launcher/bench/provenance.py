@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from launcher import engines
 from launcher.bench import yardstick
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +29,8 @@ def host(seed: int, tree: Path = ROOT) -> dict[str, Any]:
         "placement": sorted(os.sched_getaffinity(0)),
         "virtualisation": virtualisation(),
         "nested": nested(),
+        "nesting_module": nesting_module(),
+        "kvm_exit_ns": kvm_exit_ns(),
         "governor": governor(),
         "steal_percent": round(Ticks.now().steal_percent(), 2),
         "load": round(os.getloadavg()[0], 2),
@@ -95,6 +98,15 @@ def nesting_module() -> str | None:
     return next(
         (word for name in ("kvm_intel", "kvm_amd") if (word := _word(f"/sys/module/{name}/parameters/nested"))), None
     )
+
+
+def kvm_exit_ns() -> float | None:
+    """Return how long an exit of this KVM takes, or None where there is none: fast is real, slow is nested or worse."""
+    if engines.get("kvm").why_not() is not None:
+        return None
+    from launcher.engines.kvm.speed import exit_ns
+
+    return exit_ns()
 
 
 def governor() -> str:

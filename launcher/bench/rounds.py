@@ -22,7 +22,7 @@ import numpy as np
 from launcher.bench import yardstick
 from launcher.bench.arm import Spec
 from launcher.bench.cases import DIRECT, Case, Value, get
-from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes
+from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit
 from launcher.bench.hops import Array, hops
 from launcher.bench.ledger import INTENDED, PUBLISHED, SENT, SERVED_AT, WAKE, Ledger
 from launcher.bench.records import Round
@@ -34,6 +34,8 @@ PATIENCE_S = 5.0
 
 STOP = "WATCHING→GONE"
 """The hop of a Waker that is stopped, in the case that starts it."""
+
+_FILES_BESIDES, _FILES_PER_SOURCE = 256, 4  # a pipe, and the copies that a Waker process is passed
 
 _ARM = Path(__file__).with_name("arm.py")
 
@@ -94,6 +96,7 @@ def run_round(plan: Plan) -> Round:
     """
     case = get(plan.case)
     placed = placement(str(plan.parameters.get("pin", "free")), is_busy=case.guest == "spin")
+    raise_fd_limit(_FILES_BESIDES + _FILES_PER_SOURCE * int(plan.parameters.get("sources", 1)))
     started, began_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), monotonic_ns()
     with ExitStack() as closing:
         ledger_fd = Ledger.create(_warmup(plan) + plan.rings)

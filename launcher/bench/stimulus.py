@@ -14,16 +14,18 @@ Launcher and Waker would have to share the other one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from time import monotonic_ns, sleep
 
 from launcher.bench.ledger import HEADER_WORDS, INTENDED, PUBLISHED, ROW_WORDS, SENT, SOURCE, Ledger
 
-_PR_SET_TIMERSLACK = 29
+_PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 _NEAR_NS = 2_000_000
 """The first ring is due so long after the start."""
 
@@ -34,11 +36,14 @@ Ring = Callable[[int, int], object]
 def main(argv: list[str]) -> int:
     """Be the stimulus; return the exit code."""
     ledger_fd, lead_us, burst, *_ = map(int, argv[:3])
-    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     with Ledger(ledger_fd) as ledger:
         ring = _KINDS[argv[3]](argv[4:])
         gc.disable()
-        os.write(1, b"r")
+        with contextlib.suppress(BrokenPipeError):  # the arm could not begin
+            os.write(1, b"r")
         if os.read(0, 1):
             _send(ledger, ring, lead_us * 1000, burst)
             while os.read(0, 1):

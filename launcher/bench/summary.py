@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from launcher.bench import yardstick
+from launcher.bench import quantiles, yardstick
 from launcher.bench.cases import DIRECT, get
+from launcher.bench.hops import in_order
 from launcher.bench.records import OK, Round, Usage
 from launcher.bench.usage import ENDED, LAUNCHER, WAKER
-
-QUANTILES = {"p50": (0.5, 1), "p90": (0.9, 29), "p99": (0.99, 299), "p99.9": (0.999, 2995)}
-"""And how many samples it takes for each of them to say anything."""
 
 # The least to the most that a Waker can do to its Launcher when it goes wrong.
 _ISOLATION = {"process": 2, "fork": 1, "thread": 0, "inline": 0}
@@ -46,7 +44,8 @@ class Summary:
     """Block, seed and sequence number of each ring whose wake-up was lost."""
     ended: list[str]
     """How rounds ended that did not end well."""
-    hops_ns: dict[str, float] = field(default_factory=dict)
+    hops_ns: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """The median of each hop, and how many rings went that way."""
     ns_per_stamp: float | None = None
     rings_per_wake: float | None = None
     rings_per_s: float | None = None
@@ -81,11 +80,6 @@ def front(summaries: Sequence[Summary]) -> list[Summary]:
     return [one for one in wakers if not any(_beats(other, one) for other in wakers)]
 
 
-def quantile(times: np.ndarray[Any, np.dtype[np.int64]], q: float) -> float:
-    """Return the smallest value that is not below a share `q` of all."""
-    return float(np.quantile(times, q, method="inverted_cdf"))
-
-
 def _beats(one: Summary, other: Summary) -> bool:
     ours, theirs = _merits(one), _merits(other)
     return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
@@ -115,7 +109,7 @@ def _summarise(rounds: Sequence[Round], all_rounds: dict[str, list[Round]]) -> S
         waker=first.waker,
         rounds=len(rounds),
         n=len(times),
-        quantiles_ns={name: quantile(times, q) for name, (q, needed) in QUANTILES.items() if len(times) >= needed},
+        quantiles_ns={quantiles.name(p): ns for p, ns in quantiles.read(times, quantiles.PRINTED).items()},
         max_ns=int(times.max()) if len(times) else None,
         ratio=None if base is None else _ratio(rounds, all_rounds[base]),
         base=base,
@@ -143,7 +137,7 @@ def _ratio(rounds: Sequence[Round], base: Sequence[Round]) -> float | None:
     """Return the median of the ratios of each block's p50s: blocks are what can be compared."""
     of_base = {round_.block: round_ for round_ in base if len(round_.latencies_ns)}
     ratios = [
-        quantile(round_.latencies_ns, 0.5) / quantile(of_base[round_.block].latencies_ns, 0.5)
+        float(np.median(round_.latencies_ns)) / float(np.median(of_base[round_.block].latencies_ns))
         for round_ in rounds
         if round_.block in of_base and len(round_.latencies_ns)
     ]
@@ -174,12 +168,10 @@ def _lost(round_: Round) -> list[tuple[int, int, int]]:
     return [(round_.block, round_.seed, seq) for seq in round_.lost_seqs]
 
 
-def _hops(rounds: Sequence[Round]) -> dict[str, float]:
+def _hops(rounds: Sequence[Round]) -> dict[str, tuple[float, int]]:
     names = dict.fromkeys(name for round_ in rounds for name in round_.stages_ns)
-    return {
-        name: float(np.median(np.concatenate([r.stages_ns[name] for r in rounds if name in r.stages_ns])))
-        for name in names
-    }
+    pooled = {name: np.concatenate([r.stages_ns[name] for r in rounds if name in r.stages_ns]) for name in names}
+    return {name: (float(np.median(times)), len(times)) for name, times in sorted(pooled.items(), key=in_order)}
 
 
 def _rate(rounds: Sequence[Round], burst: int) -> float | None:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from launcher.bench import quantiles
 from launcher.bench.cases import DIRECT, Case
 from launcher.bench.rounds import STOP
-from launcher.bench.summary import QUANTILES, Summary, front
+from launcher.bench.summary import Summary, front
 
 
 class _Column(NamedTuple):
@@ -38,8 +39,8 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
         if summary.ns_per_stamp is not None:
             text = f"{summary.arm}: medians of the hops in us; a stamp costs {summary.ns_per_stamp / 1e3:.2f}"
             console.print(f"\n{text}", markup=False)
-            for hop, ns in summary.hops_ns.items():
-                console.print(f"  {hop:20} {ns / 1e3:8.1f}", markup=False)
+            for hop, (ns, count) in summary.hops_ns.items():
+                console.print(f"  {hop:20} {ns / 1e3:8.1f}  ({count})", markup=False)
 
 
 def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
@@ -94,7 +95,7 @@ def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
         columns.append(_Column("engine", lambda s: s.engine, is_text=True))
     columns.append(_Column("n", lambda s: str(s.n)))
     unit, scale = ("ms", 1e6) if case.name == "start" else ("us", 1e3)
-    columns += [_quantile_column(name, unit, scale) for name in QUANTILES]
+    columns += [_quantile_column(quantiles.name(p), unit, scale) for p in quantiles.PRINTED]
     columns += [
         _Column(f"max {unit}", lambda s: "-" if s.max_ns is None else f"{s.max_ns / scale:.1f}"),
         _Column("x C", lambda s: "-" if s.ratio is None else f"{s.ratio:.2f}"),
@@ -103,7 +104,7 @@ def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
         columns.append(_Column("rings/wake", lambda s: _shown(s.rings_per_wake, 1)))
         columns.append(_Column("rings/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
     if case.name == "start":
-        columns.append(_Column("stop p50 ms", lambda s: _shown(s.hops_ns.get(STOP), 1e6)))
+        columns.append(_Column("stop p50 ms", lambda s: _shown(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
     per = "round" if not case.is_timed else "start" if case.name == "start" else "wake"
     columns += [
         _Column(f"CPU us/{per}", lambda s: _shown(s.cpu_ns, 1e3)),
