@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from launcher.bench.signed_rank import Floats
 DEFAULT_LOOKS = 4
 
 _NORMAL = NormalDist()
-_STEPS = 800  # points of the walk's grid: the levels are right to 4 digits
+_STEPS = 400  # points of the walk's grid: the levels are right to 4 digits
 _TINY = 1e-12  # a level below which no look decides anything
 
 
@@ -49,27 +50,38 @@ def spent(alpha: float, t: float) -> float:
     return 4 * _NORMAL.cdf(_NORMAL.inv_cdf(alpha / 4) / math.sqrt(t))
 
 
-@lru_cache(maxsize=1024)
 def levels(alpha: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
     """Return the two-sided level to test at for each look, which comes after these fractions of all blocks.
 
     The fractions rise, the last at most 1; looks that have not come yet are left out and change nothing.
     """
-    found: list[float] = []
-    grid, density = np.zeros(1), np.ones(1)  # where the walk may be, and how likely, without having crossed before
-    done, previous = 0.0, 0.0
-    for t in fractions:
-        to_spend = spent(alpha, t) - done
-        step = math.sqrt(t - previous)
-        bound = _bound(grid, density, step, to_spend)
-        found.append(2 * _NORMAL.cdf(-bound / math.sqrt(t)) if math.isfinite(bound) else 0.0)
-        edge = min(bound, 9 * math.sqrt(t))
-        points = np.linspace(-edge, edge, _STEPS + 1)
-        weights = _simpson(points)
-        shape = np.exp(-0.5 * ((points[:, None] - grid[None, :]) / step) ** 2) / (step * math.sqrt(2 * math.pi))
-        density = weights * (shape @ density)
-        grid, done, previous = points, done + to_spend, t
-    return tuple(found)
+    return tuple(_look(alpha, fractions[:looks]).level for looks in range(1, len(fractions) + 1))
+
+
+class _Look(NamedTuple):
+    level: float
+    grid: Floats
+    density: Floats
+    """How likely the walk is at each point of the grid and has not crossed before; times the width of the point."""
+    is_spent: float
+
+
+@lru_cache(maxsize=1024)
+def _look(alpha: float, fractions: tuple[float, ...]) -> _Look:
+    """Return the last of these looks, for what the walk could do until the one before it."""
+    if not fractions:
+        return _Look(0.0, np.zeros(1), np.ones(1), 0.0)
+    before = _look(alpha, fractions[:-1])
+    t = fractions[-1]
+    step = math.sqrt(t - (fractions[-2] if len(fractions) > 1 else 0.0))
+    to_spend = spent(alpha, t) - before.is_spent
+    bound = _bound(before.grid, before.density, step, to_spend)
+    edge = min(bound, 9 * math.sqrt(t))
+    points = np.linspace(-edge, edge, _STEPS + 1)
+    apart = (points[:, None] - before.grid[None, :]) / step
+    density = _simpson(points) * (np.exp(-0.5 * apart**2) @ before.density) / (step * math.sqrt(2 * math.pi))
+    level = 2 * _NORMAL.cdf(-bound / math.sqrt(t)) if math.isfinite(bound) else 0.0
+    return _Look(level, points, density, before.is_spent + to_spend)
 
 
 def _bound(grid: Floats, density: Floats, step: float, to_spend: float) -> float:
@@ -77,7 +89,7 @@ def _bound(grid: Floats, density: Floats, step: float, to_spend: float) -> float
     if to_spend < _TINY:
         return math.inf
     low, high = 0.0, 40.0
-    for _ in range(60):
+    for _ in range(50):
         middle = (low + high) / 2
         if _crossing(grid, density, step, middle) > to_spend:
             low = middle

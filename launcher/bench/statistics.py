@@ -33,14 +33,17 @@ def standard_error(interval: Interval, level: float) -> float:
     return interval.half_width / -_NORMAL.inv_cdf(level / 2)
 
 
-def smallest_found(error: float, level: float, power: float, floor: float) -> float:
-    """Return the smallest shift found with chance `power`: significant at `level`, and estimated above `floor`."""
-    z = _NORMAL.inv_cdf(power)
-    return max((z - _NORMAL.inv_cdf(level / 2)) * error, floor + z * error)
+def smallest_found(reach: float, error: float, power: float, floor: float) -> float:
+    """Return the smallest shift found with chance `power`: the interval leaves out zero, the estimate is above `floor`.
+
+    `reach` is how far the interval goes below the estimate. That is a little more than z times the error, because ranks
+    cannot get more lopsided than all on one side.
+    """
+    return max(reach, floor) + _NORMAL.inv_cdf(power) * error
 
 
 def blocks_needed(error: float, blocks: int, shift: float, *, level: float, power: float, floor: float) -> int:
-    """Return how many blocks find a `shift` (log) with chance `power`, when `blocks` of them gave this standard error.
+    """Return about how many blocks find a `shift` (log) with chance `power`, when `blocks` gave this standard error.
 
     Raises `ValueError` for a shift that is not above the floor: no number of blocks finds it.
     """

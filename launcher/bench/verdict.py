@@ -196,7 +196,7 @@ def _judge(
     delta = settings.log_delta
     floor = max(delta, abs(control.estimate)) if control else delta
     error = statistics.standard_error(found.interval_at[_SPREAD_LEVEL], _SPREAD_LEVEL)
-    smallest = statistics.smallest_found(error, level, settings.power, floor) if level > 0 else math.inf
+    smallest = statistics.smallest_found(interval.half_width, error, settings.power, floor)
     if control and _is_unfit(control, control_level, delta):
         outcome = Outcome.CANNOT_TELL
         reason = (

@@ -57,8 +57,9 @@ def asked(verdict: Verdict) -> str:
     """Return what the verdict was asked to keep, for the line below the table."""
     settings = verdict.settings
     return (
-        f"alpha {100 * settings.alpha:g} % to call a difference that is none, beta {100 * settings.beta:g} % to miss "
-        f"one of delta {100 * settings.delta:g} %; findable: with {100 * settings.power:g} % chance"
+        f"alpha {100 * settings.alpha:g} % to see a difference where there is none, "
+        f"beta {100 * settings.beta:g} % to miss one of delta = {100 * settings.delta:g} %; "
+        f"findable: with a chance of {100 * settings.power:g} %"
     )
 
 

@@ -55,7 +55,9 @@ def round_at(arm: str, block: int, log_p50: float = 0.0, *, position: int = 0, n
     return Round(**(values | changes))
 
 
-def duel(shifts: dict[str, float], *, seed: int = 1, blocks: int = 40, kind: str = "heavy", spread: float = 0.02) -> Any:
+def duel(
+    shifts: dict[str, float], *, seed: int = 1, blocks: int = 40, kind: str = "heavy", spread: float = 0.02
+) -> Any:
     """Return rounds of these arms, each slower by its shift (0.05 is 5 %)."""
     rng = np.random.default_rng(seed)
     noise = logs(rng, blocks=blocks, arms=len(shifts), kind=kind, spread=spread)

@@ -41,3 +41,8 @@ def of_each_arm(receipts: Receipts) -> Iterator[tuple[str, list[tuple[Round, dic
 def common_quantiles(rounds: list[tuple[Round, dict[float, float]]]) -> list[float]:
     """Return the quantiles that all of these rounds can speak for."""
     return [p for p in quantiles.PRINTED if all(p in found for _, found in rounds)]
+
+
+def one_line(value: object) -> str:
+    """Return what the provenance says as text for formats of lines; never empty."""
+    return " ".join(str(value).split()) or "unknown"

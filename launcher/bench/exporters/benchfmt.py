@@ -18,7 +18,9 @@ def export(receipts: Receipts) -> str:
     """Return the lines."""
     host = receipts.run.host
     lines = [
-        f"{key}: {_one_line(host[name])}" for name, key in (("architecture", "goarch"), ("cpu", "cpu")) if name in host
+        f"{key}: {exporters.one_line(host[name])}"
+        for name, key in (("architecture", "goarch"), ("cpu", "cpu"))
+        if name in host
     ]
     lines = ["goos: linux", "pkg: lguest-launcher", *lines]
     cpus = host.get("cpus")
@@ -47,7 +49,3 @@ def _name(arm: str, round_: Round) -> str:
 def _part(text: str) -> str:
     """Return it without what divides the parts of a name."""
     return re.sub(r"[\s/=]+", ":", text) or ":"
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split()) or "unknown"

@@ -36,6 +36,9 @@ def export(receipts: Receipts) -> str:
 
 def _host(receipts: Receipts) -> dict[str, Any]:
     """Return of the provenance what pyperf has a name for."""
-    names = {"cpu": "cpu_model_name", "cpus": "cpu_count", "kernel": "platform", "python": "python_version"}
     host = receipts.run.host
-    return {theirs: str(host[ours]) if ours != "cpus" else host[ours] for ours, theirs in names.items() if ours in host}
+    names = {"cpu": "cpu_model_name", "kernel": "platform", "python": "python_version"}
+    known: dict[str, Any] = {theirs: exporters.one_line(host[ours]) for ours, theirs in names.items() if ours in host}
+    if type(host.get("cpus")) is int and host["cpus"] > 0:
+        known["cpu_count"] = host["cpus"]
+    return known
