@@ -202,9 +202,11 @@ def _percent(text: str) -> float:
 
 
 def _add_doctor(sub: argparse._SubParsersAction[_Parser]) -> None:
-    from launcher import commands
+    from launcher import commands, options
 
     doctor = sub.add_parser("doctor", help="say what this machine can run, and how far its times can be trusted")
+    doctor.add_argument("--aa", action="store_true", help="measure it with identical arms: which gate is honest here")
+    doctor.add_argument("--seconds", type=options.seconds, metavar="S", help="how long --aa may take (default: 75)")
     doctor.add_argument("--json", action="store_true", help="as JSON Lines")
     doctor.set_defaults(command=commands.doctor)
 

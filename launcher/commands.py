@@ -16,7 +16,7 @@ from launcher.outfit import make_devices
 from launcher.stop import StopRequests
 from shared import breaker as breakers
 from shared.breaker import INLINE
-from shared.errors import EXIT_FINE, GuestDied
+from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 
@@ -116,9 +116,14 @@ def export(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Look this machine over; see launcher/bench/doctor.py."""
-    from launcher.bench import doctor
+    from launcher.bench import doctor, fitness
 
-    return doctor.main(is_json=args.json)
+    if args.seconds is not None and not args.aa:
+        raise UsageError("--seconds is for --aa: without it a look takes a second")
+    code = doctor.main(is_json=args.json)
+    if not args.aa or code == EXIT_CANNOT_RUN_HERE:
+        return code
+    return fitness.main(seconds=args.seconds, is_json=args.json) or code
 
 
 def _wakers() -> list[dict[str, object]]:

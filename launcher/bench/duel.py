@@ -25,7 +25,8 @@ from shared.errors import CannotRunError, LabError
 
 KIND = "duel"
 DEFAULT_SECONDS = 100.0
-MOST_SECONDS = 3600.0
+SHARE = 0.95
+"""Of the time that is left after trying out, what is planned: the rest is for what takes longer than it did."""
 
 
 class DoesNotStart(LabError):  # noqa: N818 - an event
@@ -117,6 +118,22 @@ def try_out(rota: Rota, tell: Tell = tell_nobody) -> tuple[list[Round], float]:
     *_, warm = tried
     block_ns = 2 * (sum(round_.duration_ns for round_ in tried[1:]) + warm.duration_ns)
     return [], block_ns / 1e9
+
+
+def begin(
+    rota: Rota, asked: Settings, seconds: float, keep: Callable[[Round], object], tell: Tell = tell_nobody
+) -> Plan:
+    """Try the arms out and make the plan; a round that is broken then is given to `keep`, and there is no more to do.
+
+    Raises `DoesNotStart`, or what `run_round` raises.
+    """
+    began_s = monotonic()
+    broken, block_s = try_out(rota, tell)
+    for round_ in broken:
+        keep(round_)
+    blocks = 1 if broken else choose_blocks(block_s, SHARE * (seconds - (monotonic() - began_s)))
+    base, head, control = (side.name for side in rota.sides)
+    return Plan(base, head, control, rota.case.name, blocks, rota.rings, rota.seed, asked.delta, asked.alpha)
 
 
 def choose_blocks(block_s: float, seconds: float) -> int:

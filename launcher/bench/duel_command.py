@@ -27,9 +27,6 @@ from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from shared.errors import EXIT_INTERRUPTED, UsageError
 
-_SHARE = 0.95
-"""Of the time that is left after trying out, what is planned: the rest is for what takes longer than it did."""
-
 
 def main(args: argparse.Namespace) -> int:
     """Run the duel, or judge a stored one; return the exit code. The main thread only."""
@@ -51,7 +48,12 @@ def show(path: Path, args: argparse.Namespace) -> int:
     stored = receipts.read(path)
     for note in stored.notes:
         say(note)
-    plan = _with_asked(duel.plan_of(stored), args)
+    plan = duel.plan_of(stored)
+    plan = replace(
+        plan,
+        delta=plan.delta if args.delta is None else args.delta / 100,
+        alpha=plan.alpha if args.alpha is None else args.alpha / 100,
+    )
     return report(plan.judge(stored.rounds), plan, args, f"{stored.run.command} --seed {plan.seed}", path)
 
 
@@ -117,52 +119,50 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
     sides = [base, head, base.again()]
     rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed)
     seconds = args.seconds or duel.DEFAULT_SECONDS
-    plan = _with_asked(_plan(rota, blocks=1), args)
-    rounds: list[Round] = []
-    was_interrupted = False
     path = Path(args.output) if args.output else receipts.default_path(KIND)
     command = shlex.join(["launcher", *sys.argv[1:]])
-    replay = command if args.seed is not None else f"{command} --seed {seed}"
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
+    rounds: list[Round] = []
+    plan: Plan | None = None
+    was_interrupted = False
     with progress() as tell:
         try:
-            broken, block_s = duel.try_out(rota, lambda _block, side: tell(f"trying out {side.name}"))
-            left_s = seconds - (monotonic() - began_s)
-            blocks = 1 if broken else duel.choose_blocks(block_s, _SHARE * left_s)
-            plan = _with_asked(_plan(rota, blocks), args)
+            plan = duel.begin(
+                rota, _asked(args), seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
+            )
             with _create(path, plan, command, head, base) as writer:
-                for round_ in broken:
-                    _keep(round_, writer, rounds)
-                if not broken:
-                    duel.fight(
-                        rota,
-                        plan,
-                        lambda round_: _keep(round_, writer, rounds),
-                        began_s + seconds,
-                        lambda block, side: tell(f"block {block + 1} of at most {plan.blocks}: {side.name}"),
-                    )
+                for round_ in rounds:
+                    writer.write(round_)
+
+                def keep(round_: Round) -> None:
+                    writer.write(round_)
+                    rounds.append(round_)
+
+                def show_where(block: int, side: Side) -> None:
+                    tell(f"block {block + 1} of at most {blocks}: {side.name}")
+
+                blocks = plan.blocks
+                if not rounds:
+                    duel.fight(rota, plan, keep, began_s + seconds, show_where)
         except KeyboardInterrupt:
             was_interrupted = True
-    if not rounds:
+    if plan is None or not rounds:
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED
     say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
-    code = report(plan.judge(rounds), plan, args, replay, path)
+    code = report(plan.judge(rounds), plan, args, command if args.seed else f"{command} --seed {seed}", path)
     if was_interrupted:
         say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED
     return code
 
 
-def _plan(rota: Rota, blocks: int) -> Plan:
-    base, head, control = (side.name for side in rota.sides)
+def _asked(args: argparse.Namespace) -> Settings:
     asked = Settings()
-    return Plan(base, head, control, rota.case.name, blocks, rota.rings, rota.seed, asked.delta, asked.alpha)
-
-
-def _with_asked(plan: Plan, args: argparse.Namespace) -> Plan:
-    delta = plan.delta if args.delta is None else args.delta / 100
-    return replace(plan, delta=delta, alpha=plan.alpha if args.alpha is None else args.alpha / 100)
+    return Settings(
+        delta=asked.delta if args.delta is None else args.delta / 100,
+        alpha=asked.alpha if args.alpha is None else args.alpha / 100,
+    )
 
 
 def _create(path: Path, plan: Plan, command: str, head: Side, base: Side) -> receipts.Writer:
@@ -176,8 +176,3 @@ def _create(path: Path, plan: Plan, command: str, head: Side, base: Side) -> rec
         return receipts.Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))
     except FileExistsError:
         raise UsageError(f"{path} is there already; name another file, or remove it") from None
-
-
-def _keep(round_: Round, writer: receipts.Writer, rounds: list[Round]) -> None:
-    writer.write(round_)
-    rounds.append(round_)
