@@ -161,6 +161,9 @@ def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
     duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: same)")
     duel.add_argument("--seconds", type=options.seconds, metavar="S", help="how long it may take (default: 100)")
     duel.add_argument("--rings", type=_count, metavar="N", help="rings of a round (default: as the case needs)")
+    duel.add_argument(
+        "--patience", type=options.seconds, metavar="S", help="after how long an unserved ring is lost (default: 5)"
+    )
     duel.add_argument("--delta", type=_percent, metavar="PERCENT", help="what is too small to matter (default: 3)")
     duel.add_argument("--alpha", type=_percent, metavar="PERCENT", help="how often a false alarm may be (default: 1)")
     duel.add_argument("--seed", type=_count, metavar="N", help="of gaps and order (default: a new one)")

@@ -205,8 +205,7 @@ def _fight(case: Case, arms: Arms, path: Path, wanted: int) -> None:
                     head,
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line, allow_nan=False) + "\n")
+                _append(path, json.dumps(line, allow_nan=False))
 
 
 def _fight_one(rota: Rota, head: str) -> dict[str, object]:
@@ -237,6 +236,12 @@ def _real(path: Path) -> Iterator[Row]:
             remark = f"the longest took {longest_s:.0f} s" + ("" if longest_s <= MOST_SECONDS else ": TOO LONG")
             bounds = statistics.share_bounds(regressed, len(mine))
             yield Row(head, "real", len(mine), regressed, bounds, outcomes, remark)
+
+
+def _append(path: Path, line: str) -> None:
+    is_torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if is_torn else "") + line + "\n")
 
 
 def _lines(path: Path) -> Iterator[dict[str, str]]:

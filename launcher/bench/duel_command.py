@@ -19,6 +19,7 @@ from launcher.bench.duel import KIND, Plan
 from launcher.bench.judge import BROKEN, NOTHING_MEASURED, Verdict
 from launcher.bench.receipts import Round, Run
 from launcher.bench.rota import Rota, choose_rings
+from launcher.bench.rounds import PATIENCE_S
 from launcher.bench.sides import Side, parse
 from launcher.bench.terminal import progress, say, terminated_as_interrupted
 from launcher.bench.verdict import Outcome, Settings
@@ -117,7 +118,7 @@ def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> t
 def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began_s: float) -> int:
     seed = random.randrange(1 << 31) if args.seed is None else args.seed
     sides = [base, head, base.again()]
-    rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed)
+    rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS
     path = Path(args.output) if args.output else receipts.default_path(KIND)
     command = shlex.join(["launcher", *sys.argv[1:]])
