@@ -103,7 +103,7 @@ def run_round(plan: Plan) -> Round:
         closing.callback(os.close, ledger_fd)
         ledger = closing.enter_context(Ledger(ledger_fd))
         pipes = closing.enter_context(open_pipes(_active(plan)))
-        _plan_rings(plan, case, ledger, len(pipes))
+        plan_rings(plan, case, ledger, len(pipes))
         arm_fds = [ledger_fd, *(pipe.reader for pipe in pipes)]
         arm = closing.enter_context(Arm(_arm_argv(plan, case, ledger_fd, ledger.rings, pipes), arm_fds))
         stimulus: Stimulus | None = None
@@ -195,7 +195,7 @@ def _active(plan: Plan) -> int:
     return int(plan.parameters.get("sources", 1)) if plan.parameters.get("active") == "all" else 1
 
 
-def _plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
+def plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
     """Decide when each ring is due, and where."""
     if not case.is_rung:
         return
