@@ -19,6 +19,7 @@ from types import FrameType
 import waker
 from launcher import engines
 from launcher.bench import provenance, receipts, yardstick
+from launcher.bench.arm import STOPS
 from launcher.bench.cases import DIRECT, Case, Value, get
 from launcher.bench.records import Round, Run
 from launcher.bench.rounds import PATIENCE_S, placement
@@ -242,7 +243,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def stop(_signo: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {signo: signal.signal(signo, stop) for signo in (signal.SIGTERM, signal.SIGHUP)}
+    before = {signo: signal.signal(signo, stop) for signo in STOPS[1:]}
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ import numpy as np
 from launcher.bench import yardstick
 from launcher.bench.arm import Spec
 from launcher.bench.cases import DIRECT, Case, Value, get
-from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit
+from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit, uninterrupted
 from launcher.bench.hops import Array, hops
 from launcher.bench.ledger import INTENDED, PUBLISHED, SENT, SERVED_AT, WAKE, Ledger
 from launcher.bench.records import Round
@@ -105,15 +105,19 @@ def run_round(plan: Plan) -> Round:
         pipes = closing.enter_context(open_pipes(_active(plan)))
         plan_rings(plan, case, ledger, len(pipes))
         arm_fds = [ledger_fd, *(pipe.reader for pipe in pipes)]
-        arm = closing.enter_context(Arm(_arm_argv(plan, case, ledger_fd, ledger.rings, pipes), arm_fds))
+        argv = _arm_argv(plan, case, ledger_fd, ledger.rings, pipes)
+        with uninterrupted():
+            arm = closing.enter_context(Arm(argv, arm_fds))
         stimulus: Stimulus | None = None
         if case.is_rung and case.device != "vring":  # meanwhile
-            stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, [pipe.writer for pipe in pipes]))
+            with uninterrupted():
+                stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, [pipe.writer for pipe in pipes]))
         layout, passed = arm.wait_until_ready()
         for fd in passed:
             closing.callback(os.close, fd)
         if case.device == "vring":
-            stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, passed, layout))
+            with uninterrupted():
+                stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, passed, layout))
         if stimulus is not None:
             stimulus.wait_until_ready()
         meter = Meter(arm.pid, None if stimulus is None else stimulus.pid)
