@@ -127,17 +127,15 @@ def run_round(plan: Plan) -> Round:
         ended = arm.wait_until_done(stimulus, ledger, plan.patience_s)
         meter.stop()
         report = arm.report(ended) if ended in ("ok", HUNG) else {}
+        calls = meter.reads_and_writes()
         usage = meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0))
         rows = np.array(ledger.words[8:], dtype=np.int64).reshape(-1, 5)
         stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
         published = ledger.words[PUBLISHED] if case.is_rung else ledger.rings
     warmup = _warmup(plan)
     served = rows[:, SERVED_AT] > 0
-    counts = report.get("counts", {})
-    if ended == HUNG:
-        lost = np.flatnonzero(~served[:published])
-    else:
-        lost = _latest(rows[:published], counts.get("broken_in_vain", 0))
+    counts = report.get("counts", {}) | ({} if calls is None else {"reads_and_writes": calls})
+    lost = _lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=ended == HUNG)
     stages = hops(stamps, rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()) if stamps else {}
     if "stopped_ns" in report:
         stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
@@ -163,14 +161,19 @@ def run_round(plan: Plan) -> Round:
     )
 
 
-def _latest(rows: Array, count: int) -> Array:
-    """Return the rings whose break was lost though they were served: a later ring brought the Launcher to them.
+def _lost(rows: Array, in_vain: int, *, is_hung: bool) -> Array:
+    """Return the rings that woke nobody: those never served, and those that a later ring brought the Launcher to.
 
-    That so many breaks were lost is counted. Whose they were is told by the time that each ring had to wait.
+    That so many breaks were lost is counted, and one of them is what it hangs in. Whose the others were is told by the
+    time that a ring had to wait. In an arm that died, nothing that is unserved was lost by its Waker.
     """
     waited = rows[:, SERVED_AT] - rows[:, SENT]
-    latest: Array = np.sort(np.argsort(waited)[len(waited) - count :])
-    return latest
+    waited[rows[:, SERVED_AT] == 0] = -1
+    unserved = np.flatnonzero(waited < 0) if is_hung else np.empty(0, dtype=np.int64)
+    made_up_for = max(0, in_vain - bool(len(unserved)))
+    latest = np.argsort(waited, kind="stable")[len(waited) - made_up_for :]
+    lost: Array = np.union1d(unserved, latest)
+    return lost
 
 
 def _count(rows: Array, published: int, warmup: int, lost: int) -> dict[str, int]:

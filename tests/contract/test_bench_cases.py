@@ -22,7 +22,7 @@ from tests.support.sessions import skip_unless_it_runs
 
 RINGS, WARMUP = 30, 5
 WAKERS = ("fork/select", "thread/epoll", "process/poll", "inline/uring")
-ON_KVM = ("process/epoll", "inline/uring")
+ON_KVM = ("process/epoll",)
 
 
 def measure(
@@ -191,8 +191,10 @@ def test_a_break_that_is_dropped_is_a_ring_that_is_lost_by_its_number(name: str)
 def test_a_dropped_break_that_a_later_ring_makes_up_for_is_lost_all_the_same() -> None:
     skip_unless_it_runs("inline/sigio", "python")
     round_ = measure("wake", "inline/sigio+drop=4", warmup=0, idle_us=1000.0)
-    assert round_.ended == OK
-    assert round_.counts["broken_in_vain"] == len(round_.lost_seqs) == round_.counts["breaks"] // 4
+    counts = round_.counts
+    assert counts["broken_in_vain"] == counts["breaks"] // 4
+    if round_.ended == OK:  # else it was the last ring's, which nothing makes up for
+        assert (counts["unserved"], len(round_.lost_seqs)) == (0, counts["broken_in_vain"])
 
 
 def test_a_fault_that_is_rare_is_counted_on_from_round_to_round() -> None:
