@@ -102,8 +102,8 @@ class Case:
         """Return why this Waker on this engine cannot run the case here, or None."""
         if waker_name == DIRECT:
             return None if DIRECT in self.yardsticks else "it has no Waker, and serves rings alone"
-        parsed = waker.parse(waker_name)
         try:
+            parsed = waker.parse(waker_name)
             reason = waker.why_not(waker_name) or engines.get(engine_name).why_not()
             choose_breaker(engines.get(engine_name), waker_name)
         except LabError as refusal:

@@ -20,7 +20,7 @@ import waker
 from launcher import engines
 from launcher.bench import provenance, receipts, yardstick
 from launcher.bench.arm import STOPS
-from launcher.bench.cases import DIRECT, Case, Value, get
+from launcher.bench.cases import Case, Value, get
 from launcher.bench.records import Round, Run
 from launcher.bench.rounds import PATIENCE_S, placement
 from launcher.bench.session import ArmPlan, Session, Tell, choose_amount, is_yardstick
@@ -185,9 +185,9 @@ def _expand(case: Case, patterns: Sequence[str]) -> list[str]:
                 waker.parse(pattern)  # says what there is
             raise UsageError(f"'{pattern}' is nothing that case {case.name} has; it has {', '.join(known)}")
         for name in found:
-            if plus and "/" in name and name != DIRECT:
-                waker.parse(f"{name}{plus}{options}")
-            names[f"{name}{plus}{options}"] = None
+            if not is_yardstick(name) and name == base:
+                waker.parse(pattern)  # refuse what was named in full; what a pattern fits is left out with the reason
+            names[name if is_yardstick(name) else f"{name}{plus}{options}"] = None
     return list(dict.fromkeys([*names, *case.yardsticks]))
 
 
@@ -230,10 +230,11 @@ def _progress() -> Iterator[Tell]:
     if not sys.stderr.isatty():
         yield lambda _block, _arm: None
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield lambda block, arm: status.update(f"block {block + 1}: {arm.name}")
+    # A line for each round, and nothing that moves meanwhile: a spinner would be one more process to schedule.
+    try:
+        yield lambda block, arm: print(f"\r\033[Kblock {block + 1}: {arm.name} ", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

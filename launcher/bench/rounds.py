@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -225,12 +226,11 @@ def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pi
     if plan.waker.startswith(yardstick.PREFIX):
         program = yardstick.build() / plan.waker.removeprefix(yardstick.PREFIX)
         return [str(program), *map(str, (pipes[0].reader, ledger_fd, rings, idle))]
-    fault = f"@{plan.breaks_before}" if plan.breaks_before and "+drop=" in plan.waker else ""
     spec = Spec(
         device="direct" if plan.waker == DIRECT else case.device,
         engine=plan.engine,
         guest=case.guest,
-        waker=plan.waker + fault,
+        waker=re.sub(r"\+drop=\d+(?=\+|$)", rf"\g<0>@{plan.breaks_before}", plan.waker),
         ledger=ledger_fd,
         fds=[pipe.reader for pipe in pipes],
         idle=idle,

@@ -6,19 +6,22 @@ Counts, never times. A round has a few dozen rings: what is tried is that it mea
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 import waker
 from launcher.bench import rounds, yardstick
 from launcher.bench.cases import CASES, DIRECT, Value, get
+from launcher.bench.crew import ArmFailed
 from launcher.bench.ledger import INTENDED, Ledger
 from launcher.bench.records import OK, Round
 from launcher.bench.rounds import STOP, Plan, plan_rings, run_round
 from launcher.bench.usage import LAUNCHER, STIMULUS, WAKER
 from shared.errors import CannotRunError
-from tests.support.sessions import skip_unless_it_runs
+from tests.support.sessions import ROOT, skip_unless_it_runs
 
 RINGS, WARMUP = 30, 5
 WAKERS = ("fork/select", "thread/epoll", "process/poll", "inline/uring")
@@ -33,6 +36,7 @@ def measure(
     is_tracing: bool = False,
     breaks_before: int = 0,
     patience_s: float = 20.0,
+    tree: Path = ROOT,
     **settings: Value,
 ) -> Round:
     """Run one small round; a busy machine may take its time."""
@@ -55,6 +59,7 @@ def measure(
             is_tracing=is_tracing,
             breaks_before=breaks_before,
             patience_s=patience_s,
+            tree=tree,
         )
     )
 
@@ -175,6 +180,16 @@ def test_a_traced_round_follows_each_ring_from_stage_to_stage(name: str) -> None
     assert all((times >= 0).all() for times in round_.stages_ns.values())
 
 
+def test_the_machine_of_another_tree_is_measured_by_the_harness_of_this_one(tmp_path: Path) -> None:
+    for floor in ("launcher", "waker", "shared"):
+        shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
+    expect_all_served(measure("wake", "process/select", tree=tmp_path))
+    with (tmp_path / "launcher/machine.py").open("a") as machine:
+        machine.write("\nraise RuntimeError('this tree is another one')\n")
+    with pytest.raises(ArmFailed, match="this tree is another one"):
+        measure("wake", "process/select", tree=tmp_path)
+
+
 # ---- What goes wrong ----
 
 
@@ -198,7 +213,7 @@ def test_a_dropped_break_that_a_later_ring_makes_up_for_is_lost_all_the_same() -
 
 
 def test_a_fault_that_is_rare_is_counted_on_from_round_to_round() -> None:
-    round_ = measure("wake", "thread/poll+drop=1000", breaks_before=999, patience_s=1.0)
+    round_ = measure("churn", "thread/poll+drop=1000+ring-aware", breaks_before=999, patience_s=1.0)
     assert round_.ended == "hung"
     assert (round_.counts["breaks"], round_.counts["taken"]) == (1, 0)
 

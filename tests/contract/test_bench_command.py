@@ -180,6 +180,14 @@ def test_a_pair_that_nothing_here_can_run_is_77(env: dict[str, str]) -> None:
     assert b"breaker 'immediate' cannot stop engine python" in done.stderr
 
 
+def test_a_pattern_leaves_out_what_cannot_be_with_the_reason(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--case=churn", "--waker=*/poll+ring-aware", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"fork/poll+ring-aware is left out: waker 'fork/poll+ring-aware': a forked Waker has " in done.stderr
+    arms = [json.loads(line).get("arm") for line in done.stdout.splitlines()]
+    assert {"thread/poll+ring-aware", "process/poll+ring-aware"} <= set(arms)
+
+
 def test_a_waker_that_the_case_is_too_large_for_is_77_and_says_so(env: dict[str, str]) -> None:
     args = ("--case=fanin", "--waker=process/select", "--set=sources=1100", "--samples=5")
     done = run_launcher("bench", "--engine=python", *args, env=env)
