@@ -58,6 +58,11 @@ from shared.room import Room
 from shared.trace import LAUNCHER_LANE, WAKER_LANE, Stage, Trace
 
 GIVE_UP = signal.SIGUSR2
+"""Tells an arm that nobody believes in it any more."""
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks whoever measures to stop."""
+
 _PR_SET_PDEATHSIG = 1
 _STAMPS = 2000
 _ON_ITS_WAY_S = 1.0
@@ -93,6 +98,7 @@ def main(spec: Spec) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody is left to measure for
     signal.signal(GIVE_UP, _give_up)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for whoever measures, who ends us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # which waited while we were started
     sys.setswitchinterval(spec.switch_us / 1e6)
     with Ledger(spec.ledger) as ledger, socket.socket(fileno=os.dup(1)) as control:
         try:

@@ -6,7 +6,7 @@ matter. What rings and what serves are the same for all (stimulus.py, arm.py), s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import waker
@@ -73,6 +73,8 @@ class Case:
     device: str = "rings"
     own: Mapping[str, Parameter] = field(default_factory=dict)
     yardsticks: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ("",)
+    """What is put behind a Waker's name where nobody named any."""
     is_rung: bool = True
     is_timed: bool = True
     """Whether its latencies are the point; else its counts are."""
@@ -81,6 +83,10 @@ class Case:
     def parameters(self) -> dict[str, Parameter]:
         """Return all its parameters by name."""
         return {**self.own, **(_RINGS if self.is_rung and self.is_timed else {}), **_MACHINE}
+
+    def wakers(self) -> list[str]:
+        """Return the names of all Wakers that there are, and of their variants that matter here."""
+        return [f"{name}{variant}" for variant in self.variants for name in waker.names() if _is_one(name, variant)]
 
     def defaults(self) -> dict[str, Value]:
         """Return the defaults."""
@@ -96,8 +102,8 @@ class Case:
         """Return why this Waker on this engine cannot run the case here, or None."""
         if waker_name == DIRECT:
             return None if DIRECT in self.yardsticks else "it has no Waker, and serves rings alone"
-        parsed = waker.parse(waker_name)
         try:
+            parsed = waker.parse(waker_name)
             reason = waker.why_not(waker_name) or engines.get(engine_name).why_not()
             choose_breaker(engines.get(engine_name), waker_name)
         except LabError as refusal:
@@ -108,6 +114,10 @@ class Case:
         if self.device == "vring" and name.needs_private_memory:
             return "its Guest memory is private and cannot be given to the process that fills the ring"
         return None
+
+
+def _is_one(name: str, variant: str) -> bool:
+    return variant != f"+{waker.RING_AWARE}" or not waker.parse(name).needs_private_memory
 
 
 DIRECT = "spin/direct"
@@ -137,6 +147,7 @@ CASES: dict[str, Case] = {
             "churn",
             "as wake, where each ring takes the Guest's last buffer: unwatched and watched again, every time",
             device="churn",
+            variants=("", f"+{waker.RING_AWARE}"),
         ),
         Case(
             "fanin",
@@ -171,7 +182,7 @@ def get(name: str) -> Case:
     return CASES[name]
 
 
-def why_nobody(case: Case, names: Callable[[], list[str]] = waker.names) -> str | None:
+def why_nobody(case: Case) -> str | None:
     """Return why no Waker on no engine here can run this case, or None when one can."""
-    reasons = [case.why_not(name, engine) for name in names() for engine in engines.names()]
+    reasons = [case.why_not(name, engine) for name in case.wakers() for engine in engines.names()]
     return next((reason for reason in reasons if reason), "there is no Waker") if all(reasons) else None

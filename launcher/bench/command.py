@@ -19,10 +19,11 @@ from types import FrameType
 import waker
 from launcher import engines
 from launcher.bench import provenance, receipts, yardstick
-from launcher.bench.cases import DIRECT, Case, Value, get
+from launcher.bench.arm import STOPS
+from launcher.bench.cases import Case, Value, get
 from launcher.bench.records import Round, Run
 from launcher.bench.rounds import PATIENCE_S, placement
-from launcher.bench.session import ArmPlan, Session, Tell, choose_amount
+from launcher.bench.session import ArmPlan, Session, Tell, choose_amount, is_yardstick
 from launcher.bench.summary import Summary, front, summarise
 from launcher.bench.table import lost_remarks, next_command, print_table, remarks
 from shared.errors import (
@@ -35,6 +36,8 @@ from shared.errors import (
     CannotRunError,
     UsageError,
 )
+
+_BUSY_PERCENT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ def main(request: Request) -> int:
     chosen = choose_arms(case, request.wakers, names, parse_settings(case, request.settings))
     for arm, why_not in chosen.skipped.items():
         _say(f"{arm} is left out: {why_not}")
-    if not any(not arm.is_yardstick for arm in chosen.arms):
+    wants_yardsticks = bool(request.wakers) and all(is_yardstick(pattern) for pattern in request.wakers)
+    if not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms):
         raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(chosen.skipped.values())[:400]}")
     seed = random.randrange(1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
@@ -81,13 +85,15 @@ def main(request: Request) -> int:
     except FileExistsError:
         raise UsageError(f"{path} is there already; name another file, or remove it") from None
     _say(f"case {case.name}: {case.measures}")
+    if (busy := provenance.busy_percent()) > _BUSY_PERCENT:
+        _say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
     _say(f"engine {', '.join(names)} ({reason}), {len(chosen.arms)} arms, {amount.rings} rings a round, seed {seed}")
     with writer:
         rounds, was_interrupted = _measure(session, writer)
     _say(f"{len(rounds)} rounds are in {path}")
     for arm, why in (session.skipped | session.failed).items():
         _say(f"{arm} {'is left out' if arm in session.skipped else 'FAILED'}: {why}")
-    code = _show(case, rounds, is_json=request.is_json)
+    code = _show(case, rounds, seed, is_json=request.is_json)
     if was_interrupted:
         _say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED
@@ -104,7 +110,8 @@ def show(path: Path, *, is_json: bool) -> int:
     if not stored.rounds:
         raise receipts.NothingMeasured(f"{path} holds a run and no round of it: nothing was measured")
     cases = dict.fromkeys(round_.case for round_ in stored.rounds)
-    return max(_show(get(name), [r for r in stored.rounds if r.case == name], is_json=is_json) for name in cases)
+    seed = int(stored.run.host.get("seed", 0))
+    return max(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
 
 
 def choose_arms(
@@ -168,19 +175,19 @@ def _expand(case: Case, patterns: Sequence[str]) -> list[str]:
     """Return the names that the patterns fit, each once, and what the case has to compare them with."""
     known = [*waker.names(), *case.yardsticks]
     if not patterns:
-        return known
+        return [*case.wakers(), *case.yardsticks]
     names: dict[str, None] = {}
     for pattern in patterns:
         base, plus, options = pattern.partition("+")
         found = [name for name in known if fnmatchcase(name, base)]
         if not found:
-            if not pattern.startswith(yardstick.PREFIX) and pattern != DIRECT:
+            if not is_yardstick(pattern):
                 waker.parse(pattern)  # says what there is
             raise UsageError(f"'{pattern}' is nothing that case {case.name} has; it has {', '.join(known)}")
         for name in found:
-            if plus and "/" in name and name != DIRECT:
-                waker.parse(f"{name}{plus}{options}")
-            names[f"{name}{plus}{options}"] = None
+            if not is_yardstick(name) and name == base:
+                waker.parse(pattern)  # refuse what was named in full; what a pattern fits is left out with the reason
+            names[name if is_yardstick(name) else f"{name}{plus}{options}"] = None
     return list(dict.fromkeys([*names, *case.yardsticks]))
 
 
@@ -223,10 +230,11 @@ def _progress() -> Iterator[Tell]:
     if not sys.stderr.isatty():
         yield lambda _block, _arm: None
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield lambda block, arm: status.update(f"block {block + 1}: {arm.name}")
+    # A line for each round, and nothing that moves meanwhile: a spinner would be one more process to schedule.
+    try:
+        yield lambda block, arm: print(f"\r\033[Kblock {block + 1}: {arm.name} ", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -236,7 +244,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def stop(_signo: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {signo: signal.signal(signo, stop) for signo in (signal.SIGTERM, signal.SIGHUP)}
+    before = {signo: signal.signal(signo, stop) for signo in STOPS[1:]}
     try:
         yield
     finally:
@@ -244,7 +252,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
             signal.signal(signo, handler)
 
 
-def _show(case: Case, rounds: Sequence[Round], *, is_json: bool) -> int:
+def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:
     """Print what the rounds come to; return the exit code that this means."""
     summaries = summarise(rounds)
     if not any(summary.n for summary in summaries):
@@ -254,7 +262,7 @@ def _show(case: Case, rounds: Sequence[Round], *, is_json: bool) -> int:
     else:
         _print(case, summaries, is_json=is_json)
         code = EXIT_FINE
-    lost = lost_remarks(summaries)
+    lost = lost_remarks(summaries, seed)
     for sentence in lost:
         _say(sentence)
     if not lost and any(summary.ended for summary in summaries):

@@ -13,16 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
+from launcher.bench.arm import GIVE_UP, STOPS
 from launcher.bench.ledger import PUBLISHED, SERVED, Ledger
 from shared.errors import EXIT_CANNOT_RUN_HERE, CannotRunError, LabError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-GIVE_UP = signal.SIGUSR2
-"""Tells an arm that nobody believes in it any more."""
 
 OK, HUNG = "ok", "hung"
 
@@ -55,6 +52,16 @@ def open_pipes(count: int) -> Iterator[list[Pipe]]:
             os.set_blocking(reader, False)
             pipes.append(Pipe(reader, writer))
         yield pipes
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let ^C wait while a process is started: one that nobody knows of yet would be left behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def raise_fd_limit(wanted: int) -> None:
@@ -160,7 +167,7 @@ class Arm:
     def __enter__(self) -> Arm:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: TracebackType | BaseException | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             # ^C, say: its Waker dies with it, of the end of its socket.
             self._process.kill()
@@ -204,13 +211,13 @@ class Stimulus:
     def __enter__(self) -> Stimulus:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
         if self._process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.2)  # it may still be ringing a pipe that nobody reads
+                self._process.wait(0 if kind is not None else 0.2)  # it may still be ringing what nobody reads
             self._process.kill()
             self._process.wait()

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from time import sleep
 from typing import Any, NamedTuple
 
 from launcher import engines
@@ -67,6 +68,13 @@ class Ticks(NamedTuple):
     def busy(self) -> float:
         """Return the share of the time in which processors were busy, 0 to 1."""
         return 1 - self.idle / max(1, self.all)
+
+
+def busy_percent(look_s: float = 0.2) -> float:
+    """Return how busy the processors are just now, while we look on."""
+    before = Ticks.now()
+    sleep(look_s)
+    return 100 * Ticks.now().since(before).busy()
 
 
 def cpu_model() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 from launcher.bench import yardstick
 from launcher.bench.arm import Spec
 from launcher.bench.cases import DIRECT, Case, Value, get
-from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit
+from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit, uninterrupted
 from launcher.bench.hops import Array, hops
 from launcher.bench.ledger import INTENDED, PUBLISHED, SENT, SERVED_AT, WAKE, Ledger
 from launcher.bench.records import Round
@@ -103,17 +104,21 @@ def run_round(plan: Plan) -> Round:
         closing.callback(os.close, ledger_fd)
         ledger = closing.enter_context(Ledger(ledger_fd))
         pipes = closing.enter_context(open_pipes(_active(plan)))
-        _plan_rings(plan, case, ledger, len(pipes))
+        plan_rings(plan, case, ledger, len(pipes))
         arm_fds = [ledger_fd, *(pipe.reader for pipe in pipes)]
-        arm = closing.enter_context(Arm(_arm_argv(plan, case, ledger_fd, ledger.rings, pipes), arm_fds))
+        argv = _arm_argv(plan, case, ledger_fd, ledger.rings, pipes)
+        with uninterrupted():
+            arm = closing.enter_context(Arm(argv, arm_fds))
         stimulus: Stimulus | None = None
         if case.is_rung and case.device != "vring":  # meanwhile
-            stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, [pipe.writer for pipe in pipes]))
+            with uninterrupted():
+                stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, [pipe.writer for pipe in pipes]))
         layout, passed = arm.wait_until_ready()
         for fd in passed:
             closing.callback(os.close, fd)
         if case.device == "vring":
-            stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, passed, layout))
+            with uninterrupted():
+                stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, passed, layout))
         if stimulus is not None:
             stimulus.wait_until_ready()
         meter = Meter(arm.pid, None if stimulus is None else stimulus.pid)
@@ -123,17 +128,15 @@ def run_round(plan: Plan) -> Round:
         ended = arm.wait_until_done(stimulus, ledger, plan.patience_s)
         meter.stop()
         report = arm.report(ended) if ended in ("ok", HUNG) else {}
+        calls = meter.reads_and_writes()
         usage = meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0))
         rows = np.array(ledger.words[8:], dtype=np.int64).reshape(-1, 5)
         stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
         published = ledger.words[PUBLISHED] if case.is_rung else ledger.rings
     warmup = _warmup(plan)
     served = rows[:, SERVED_AT] > 0
-    counts = report.get("counts", {})
-    if ended == HUNG:
-        lost = np.flatnonzero(~served[:published])
-    else:
-        lost = _latest(rows[:published], counts.get("broken_in_vain", 0))
+    counts = report.get("counts", {}) | ({} if calls is None else {"reads_and_writes": calls})
+    lost = _lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=ended == HUNG)
     stages = hops(stamps, rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()) if stamps else {}
     if "stopped_ns" in report:
         stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
@@ -159,14 +162,19 @@ def run_round(plan: Plan) -> Round:
     )
 
 
-def _latest(rows: Array, count: int) -> Array:
-    """Return the rings whose break was lost though they were served: a later ring brought the Launcher to them.
+def _lost(rows: Array, in_vain: int, *, is_hung: bool) -> Array:
+    """Return the rings that woke nobody: those never served, and those that a later ring brought the Launcher to.
 
-    That so many breaks were lost is counted. Whose they were is told by the time that each ring had to wait.
+    That so many breaks were lost is counted, and one of them is what it hangs in. Whose the others were is told by the
+    time that a ring had to wait. In an arm that died, nothing that is unserved was lost by its Waker.
     """
     waited = rows[:, SERVED_AT] - rows[:, SENT]
-    latest: Array = np.sort(np.argsort(waited)[len(waited) - count :])
-    return latest
+    waited[rows[:, SERVED_AT] == 0] = -1
+    unserved = np.flatnonzero(waited < 0) if is_hung else np.empty(0, dtype=np.int64)
+    made_up_for = max(0, in_vain - bool(len(unserved)))
+    latest = np.argsort(waited, kind="stable")[len(waited) - made_up_for :]
+    lost: Array = np.union1d(unserved, latest)
+    return lost
 
 
 def _count(rows: Array, published: int, warmup: int, lost: int) -> dict[str, int]:
@@ -195,7 +203,7 @@ def _active(plan: Plan) -> int:
     return int(plan.parameters.get("sources", 1)) if plan.parameters.get("active") == "all" else 1
 
 
-def _plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
+def plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
     """Decide when each ring is due, and where."""
     if not case.is_rung:
         return
@@ -218,12 +226,11 @@ def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pi
     if plan.waker.startswith(yardstick.PREFIX):
         program = yardstick.build() / plan.waker.removeprefix(yardstick.PREFIX)
         return [str(program), *map(str, (pipes[0].reader, ledger_fd, rings, idle))]
-    fault = f"@{plan.breaks_before}" if plan.breaks_before and "+drop=" in plan.waker else ""
     spec = Spec(
         device="direct" if plan.waker == DIRECT else case.device,
         engine=plan.engine,
         guest=case.guest,
-        waker=plan.waker + fault,
+        waker=re.sub(r"\+drop=\d+(?=\+|$)", rf"\g<0>@{plan.breaks_before}", plan.waker),
         ledger=ledger_fd,
         fds=[pipe.reader for pipe in pipes],
         idle=idle,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from launcher.bench import yardstick
-from launcher.bench.cases import Case, Value
+from launcher.bench.cases import DIRECT, Case, Value
 from launcher.bench.crew import ArmFailed
 from launcher.bench.records import Round
 from launcher.bench.rounds import PATIENCE_S, Plan, run_round
@@ -44,7 +44,12 @@ class ArmPlan:
     @property
     def is_yardstick(self) -> bool:
         """Whether it is there for the others to be compared with."""
-        return self.engine == yardstick.ENGINE
+        return is_yardstick(self.waker)
+
+
+def is_yardstick(name: str) -> bool:
+    """Whether this is no Waker, but what Wakers are compared with: a program in C, or the harness alone."""
+    return name == DIRECT or name.startswith(yardstick.PREFIX)
 
 
 @dataclass(frozen=True, slots=True)

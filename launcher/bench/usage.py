@@ -26,6 +26,7 @@ ENDED = "waker:ended"
 
 class _Seen(NamedTuple):
     cpu_ns: int
+    calls: int | None  # of read and write, and their kin
     switches: dict[int, tuple[int, int]]  # of each thread: voluntary, involuntary
 
 
@@ -64,7 +65,7 @@ class Meter:
         """
         usage = []
         for process, role in self._roles.items():
-            before, after = self._before.get(process, _Seen(0, {})), self._after[process]
+            before, after = self._before.get(process, _Seen(0, 0, {})), self._after[process]
             switches = {tid: _since(count, before.switches.get(tid)) for tid, count in after.switches.items()}
             voluntary, involuntary = (sum(count[which] for count in switches.values()) for which in (0, 1))
             used_ns = max(0, after.cpu_ns - before.cpu_ns)
@@ -75,6 +76,18 @@ class Meter:
                 if tid != process
             ]
         return [*usage, Usage(ENDED, ended_cpu_ns, 0, 0, None)] if ended_cpu_ns else usage
+
+    def reads_and_writes(self) -> int | None:
+        """Return how many system calls of the arm read or wrote; of the others none can be counted from outside."""
+        total = 0
+        for process, role in self._roles.items():
+            if role != STIMULUS:
+                before = self._before.get(process, _Seen(0, 0, {})).calls
+                after = self._after[process].calls
+                if before is None or after is None:
+                    return None
+                total += after - before
+        return total
 
 
 def _since(count: tuple[int, int], before: tuple[int, int] | None) -> tuple[int, int]:
@@ -97,7 +110,16 @@ def _look(pid: int) -> _Seen:
             if counts:
                 voluntary, involuntary = counts["voluntary_ctxt_switches"], counts["nonvoluntary_ctxt_switches"]
                 switches[tid] = int(voluntary), int(involuntary)
-    return _Seen(_cpu_ns(pid), switches)
+    return _Seen(_cpu_ns(pid), _calls(pid), switches)
+
+
+def _calls(pid: int) -> int | None:
+    """Return how many system calls read or wrote something so far; None where the kernel does not count them."""
+    try:
+        words = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+        return int(words["syscr"]) + int(words["syscw"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _threads(pid: int) -> list[int]:
