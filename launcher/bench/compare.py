@@ -133,6 +133,7 @@ def _evidence(base: Floats, head: Floats, levels: Iterable[float]) -> Evidence:
         estimate=rank_sum.shift(base, head),
         p_value=rank_sum.p_value(base, head),
         interval_at={level: rank_sum.interval(base, head, level) for level in levels},
+        unit="rounds a side",
     )
 
 

@@ -136,7 +136,7 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         if in_vain := round_.counts.get("broken_in_vain", 0):
             found.append(f"{where}: {_many(in_vain, 'break')} lost on the way")
         if round_.ended != OK:
-            found.append(f"{where}: {round_.ended}")
+            found.append(f"{where}: {_one_line(round_.ended)}")
     return found
 
 
@@ -177,3 +177,8 @@ def _notes(judged: Collection[float], settings: Settings) -> list[str]:
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _one_line(text: str) -> str:
+    """Return it fit for a terminal: a Guest's last words may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

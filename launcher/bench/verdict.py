@@ -97,7 +97,7 @@ class QuantileVerdict:
     control: float | None
     """The estimate of the control; None without one."""
     smallest: float
-    """The smallest slowdown that these pairs would have shown."""
+    """The smallest slowdown that these {found.unit} would have shown."""
 
     @property
     def name(self) -> str:
@@ -129,10 +129,12 @@ class Evidence:
     """What a comparison, paired or not, found for one quantile, before anybody judges it."""
 
     pairs: int
+    """Or, where nothing pairs them, the rounds of the side that has fewer."""
     estimate: float
     p_value: float
     interval_at: Mapping[float, Interval]
     """By two-sided level: those of `levels_needed`."""
+    unit: str = "pairs"
 
 
 def judge_ratios(
@@ -240,13 +242,13 @@ def _is_unfit(control: Evidence, level: float, delta: float) -> bool:
 def _why_not(found: Evidence, interval: Interval, floor: float, smallest: float, settings: Settings) -> str:
     """Say why it cannot be told, and what would help."""
     if not math.isfinite(interval.low):
-        return f"{found.pairs} pairs are too few at this level: measure more"
+        return f"{found.pairs} {found.unit} are too few at this level: measure more"
     if floor > settings.log_delta and abs(found.estimate) <= floor and (interval.low > 0 or interval.high < 0):
         return f"{percent(found.estimate)} is no more than what two identical arms differ by ({percent(floor)})"
     if interval.low > 0:
         return f"slower, but perhaps by less than the {percent(settings.log_delta)} that are allowed: measure more"
     return (
-        f"between {percent(interval.low)} and {percent(interval.high)}: these pairs would have shown "
+        f"between {percent(interval.low)} and {percent(interval.high)}: these {found.unit} would have shown "
         f"{percent(smallest)} or more; measure more, or on a quieter machine"
     )
 

@@ -166,6 +166,7 @@ HEAD = line(schema=1, kind="run", run={"command": "x", "kind": "duel", "host": {
         (line(schema=2, kind="run", run={}), "line 1 has schema 2 and this launcher reads up to 1"),
         (line(schema=1, kind="round", round={}), "line 1 is a round and not the run"),
         (line(schema=1, kind="run", run={}), "line 1: 'command' is missing"),
+        (HEAD + b'{"schema": 1, "kind": "round", "round": {"arm": "\\ud800"}}\n', "line 2 is no receipt"),
         (HEAD + HEAD, "line 2 begins a second run"),
         (HEAD + b"{]\n" + HEAD, "line 2 is no receipt"),
         (HEAD + line(schema=3, kind="round", round={}), "line 2 has schema 3"),

@@ -14,6 +14,7 @@ from launcher.bench import pairs
 from launcher.bench.judge import BROKEN, NOTHING_MEASURED, judge
 from launcher.bench.receipts import Round, Usage
 from launcher.bench.verdict import Outcome, Settings, judge_ratios
+from launcher.bench.verdict_table import asked, print_verdicts
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 from tests.support.noise import duel, logs, round_at
 
@@ -128,6 +129,7 @@ def test_one_lost_wake_up_is_broken_whatever_the_times_say() -> None:
         ({"counts": {"lost": 0, "broken_in_vain": 1}}, "1 break lost on the way"),
         ({"ended": "hung"}, "hung"),
         ({"ended": "died: signal 9"}, "died: signal 9"),
+        ({"ended": "died: \x1b[2J\n"}, r"died: \\x1b\[2J\\n$"),
     ],
 )
 @pytest.mark.parametrize("arm", list(ARMS))
@@ -207,6 +209,27 @@ def test_counts_show_what_times_cannot_and_do_not_decide() -> None:
     (switches,) = (count for count in verdict.counts if count.name == "voluntary switches")
     assert (switches.base, switches.head, switches.estimate) == (2, 3, 1)
     assert {c.name: c.outcome for c in judge(rounds, "B", "A").counts}["spurious"] == "fewer"
+
+
+def test_a_verdict_is_printed_with_what_was_asked_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    usage = [Usage("launcher", 5_000 * 400, 3 * 400, 3, 20 << 20)]
+    rounds = [round_at("A", block) for block in range(20)]
+    rounds += [round_at("[red]B", block, math.log(1.2), usage=usage, n=200) for block in range(20)]
+    verdict = judge(rounds, "A", "[red]B")
+    print_verdicts([verdict])
+    print(asked(verdict))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[1].split()[:6] == ["A", "[red]B", "p50", "20", "+20.0", "%"]
+    assert "[red]B: more voluntary switches: 2 → 6 per wake" in lines
+    assert "[red]B: p99: the rounds are too short to speak of it" in lines
+    assert "[red]B against A: regressed: p50 slower: +20.0 %, at least +20.0 %; p90" in out
+    assert "alpha 1 %" in lines[-1]
+    rounds += [round_at("[red]B", 100 + at, ended="hung") for at in range(12)]
+    print_verdicts([judge(rounds, "A", "[red]B")])
+    out = capsys.readouterr().out
+    assert sum(line.startswith("broken: [red]B: block") for line in out.splitlines()) == 10
+    assert "broken: and 2 more" in out
 
 
 def test_a_count_of_few_rounds_cannot_be_told() -> None:
