@@ -14,8 +14,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from launcher.bench import pairs, quantiles
+from launcher.bench.bootstrap import bca_interval
 from launcher.bench.counts import CountVerdict, judge_counts
 from launcher.bench.receipts import OK, Round
+from launcher.bench.signed_rank import Interval
 from launcher.bench.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 
@@ -100,6 +102,24 @@ def judge(
         settings=settings,
         notes=_notes(ratios, settings),
     )
+
+
+def second_opinion(rounds: Sequence[Round], verdict: Verdict) -> dict[float, Interval]:
+    """Return for each quantile the BCa bootstrap interval of the same change at the same level; half a second or so.
+
+    It stands on other assumptions (bootstrap.py). Where it is far from the verdict's own interval, look at the rounds.
+    """
+    logs = {
+        arm: pairs.log_quantiles([r for r in rounds if r.arm == arm], verdict.settings.quantiles)
+        for arm in (verdict.base, verdict.head)
+    }
+    ratios = pairs.ratios(logs[verdict.base], logs[verdict.head])
+    # The same receipts give the same interval.
+    return {
+        found.quantile: bca_interval(ratios[found.quantile], found.level, seed=found.pairs)
+        for found in verdict.quantiles
+        if found.level > 0
+    }
 
 
 def conclude(

@@ -39,7 +39,7 @@ from enum import StrEnum
 from launcher.bench import looks, quantiles, signed_rank, statistics
 from launcher.bench.signed_rank import Floats, Interval
 
-_SPREAD_LEVEL = 0.1  # of the interval that tells how far the blocks are apart: finite from 5 of them on, look or not
+_SPREAD_LEVEL = 0.1  # of the interval that tells how far the pairs are apart: finite from 5 of them on, look or not
 
 
 class Outcome(StrEnum):
@@ -97,7 +97,7 @@ class QuantileVerdict:
     control: float | None
     """The estimate of the control; None without one."""
     smallest: float
-    """The smallest slowdown that these {found.unit} would have shown."""
+    """The smallest slowdown that these pairs would have shown."""
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launcher.bench import pairs
-from launcher.bench.judge import BROKEN, NOTHING_MEASURED, judge
+from launcher.bench.judge import BROKEN, NOTHING_MEASURED, judge, second_opinion
 from launcher.bench.receipts import Round, Usage
 from launcher.bench.verdict import Outcome, Settings, judge_ratios
 from launcher.bench.verdict_table import asked, print_verdicts
@@ -41,6 +41,16 @@ def test_a_shift_is_called_what_it_is(shift: float, outcome: Outcome, code: int)
         assert found.interval.low < math.log1p(shift) < found.interval.high
         assert found.floor == pytest.approx(math.log(1.03), abs=0.01)
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["outcome"] == outcome
+
+
+def test_a_second_opinion_is_near_the_first() -> None:
+    rounds = duel({"A": 0.0, "B": 0.05}, blocks=25)
+    verdict = judge(rounds, "A", "B")
+    opinion = second_opinion(rounds, verdict)
+    assert opinion == second_opinion(rounds, verdict)
+    for found in verdict.quantiles:
+        assert opinion[found.quantile].low < found.estimate < opinion[found.quantile].high
+        assert opinion[found.quantile].half_width == pytest.approx(found.interval.half_width, rel=0.4)
 
 
 def test_noise_is_not_called_anything() -> None:
