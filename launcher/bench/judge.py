@@ -156,7 +156,7 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         if in_vain := round_.counts.get("broken_in_vain", 0):
             found.append(f"{where}: {_many(in_vain, 'break')} lost on the way")
         if round_.ended != OK:
-            found.append(f"{where}: {_one_line(round_.ended)}")
+            found.append(f"{where}: {plain(round_.ended)}")
     return found
 
 
@@ -199,6 +199,6 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _one_line(text: str) -> str:
+def plain(text: str) -> str:
     """Return it fit for a terminal: a Guest's last words may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
