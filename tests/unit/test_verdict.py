@@ -156,14 +156,41 @@ def test_broken_is_said_also_when_nothing_can_be_compared() -> None:
 
 @pytest.mark.parametrize(
     "rounds",
-    [[], [round_at("A", 1)], [round_at("A", 1), round_at("B", 2)], [round_at("A", 1, n=3), round_at("B", 1, n=3)]],
-    ids=["no rounds", "one arm", "no common block", "too short"],
+    [[], [round_at("A", 1)], [round_at("A", 1), round_at("B", 2)]],
+    ids=["no rounds", "one arm", "no common block"],
 )
 def test_nothing_in_common_is_nothing_measured(rounds: list[Round]) -> None:
     verdict = judge(rounds, "A", "B")
     assert (verdict.outcome, verdict.exit_code) == (NOTHING_MEASURED, EXIT_NOTHING_MEASURED)
     assert not verdict.is_settled
     json.dumps(verdict.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "cpu_ns", "outcome"),
+    [
+        (30, 9_000, Outcome.REGRESSED),
+        (30, 5_000, Outcome.NOT_REGRESSED),
+        (30, 1_000, Outcome.IMPROVED),
+        (2, 9_000, Outcome.CANNOT_TELL),
+    ],
+)
+def test_where_there_are_no_times_to_speak_of_the_costs_decide(blocks: int, cpu_ns: int, outcome: Outcome) -> None:
+    def idle(arm: str, block: int, cost: int) -> Round:
+        usage = [Usage("launcher", cost + block, 2, 0, 20 << 20)]
+        return round_at(arm, block, n=1, usage=usage, counts={"sent": 1, "served": 1, "lost": 0})
+
+    rounds = [idle(arm, block, cost) for block in range(blocks) for arm, cost in (("A", 5_000), ("B", cpu_ns))]
+    verdict = judge(rounds, "A", "B")
+    assert verdict.outcome == outcome
+    assert verdict.sentence.startswith("no times to speak of")
+    assert not verdict.quantiles
+
+
+def test_a_control_that_was_not_measured_is_noted() -> None:
+    verdict = judge(duel({"A": 0.0, "B": 0.1}), "A", "B", "A'")
+    assert verdict.outcome == Outcome.REGRESSED
+    assert verdict.notes == ["the control 'A'' has no round that can be compared: the verdict stands without it"]
 
 
 def test_a_quantile_that_short_rounds_cannot_speak_for_is_left_out() -> None:
