@@ -40,6 +40,7 @@ def test_the_signed_rank_test_of_many_is_the_normal_one() -> None:
     assert signed_rank.p_value(rounded) == pytest.approx(theirs, rel=1e-9)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
 def test_with_ties_the_p_is_the_share_of_all_signs(values: list[int]) -> None:
     moved = np.array([value for value in values if value], float)
@@ -172,14 +173,15 @@ def holm_by_hand(p_values: list[float], alpha: float) -> list[bool]:
     return rejected
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 0.1), max_size=6))
 def test_holm_rejects_what_he_would_by_hand(p_values: list[float]) -> None:
     levels = statistics.holm_levels(p_values, [0.05 / divisor for divisor in range(1, len(p_values) + 1)])
     assert [p <= level for p, level in zip(p_values, levels, strict=True)] == holm_by_hand(p_values, 0.05)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
 @settings(deadline=None, max_examples=40)
+@given(st.integers(0, 60), st.integers(0, 60))
 def test_the_bounds_of_a_share_are_clopper_and_pearsons(hits: int, misses: int) -> None:
     tries = hits + misses
     found = statistics.share_bounds(hits, tries)
