@@ -94,7 +94,8 @@ def record(rounds: Iterable[Round], wanted: Sequence[float] = quantiles.DEFAULT)
     if not of:
         raise NothingMeasured("there is no round to calibrate with")
     # Not by quantile: a round too short for p99 takes the quantile out, not the block.
-    turns = {arm: Counter(r.block for r in found if r.ended == OK) for arm, found in of.items()}
+    failed = {r.block for found in of.values() for r in found if r.ended != OK}
+    turns = {arm: Counter(r.block for r in found if r.block not in failed) for arm, found in of.items()}
     most = max(max(counts.values(), default=0) for counts in turns.values())
     all_blocks = sorted({r.block for found in of.values() for r in found})
     complete = [block for block in all_blocks if most and all(counts[block] == most for counts in turns.values())]

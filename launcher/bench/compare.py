@@ -81,9 +81,8 @@ def compare(base: Receipts, head: Receipts, settings: Settings | None = None, *,
     of_base, of_head = _by_key(base.rounds), _by_key(head.rounds)
     common = [key for key in of_base if key in of_head and key[2] != YARDSTICK]
     if not common:
-        raise NothingMeasured(
-            f"{base.path} and {head.path} have no rounds in common: {_named(of_base)} against {_named(of_head)}"
-        )
+        apart = _parameters_apart(of_base, of_head) or f"{_named(of_base)} against {_named(of_head)}"
+        raise NothingMeasured(f"{base.path} and {head.path} have no rounds in common: {apart}")
     yardsticks = _yardstick(base), _yardstick(head)
     is_relative = yardsticks[0] is not None and yardsticks[1] is not None
     notes = [*base.notes, *head.notes, WEAKER]
@@ -133,6 +132,7 @@ def _evidence(base: Floats, head: Floats, levels: Iterable[float]) -> Evidence:
         estimate=rank_sum.shift(base, head),
         p_value=rank_sum.p_value(base, head),
         interval_at={level: rank_sum.interval(base, head, level) for level in levels},
+        unit="rounds a side",
     )
 
 
@@ -161,3 +161,15 @@ def _by_key(rounds: Iterable[Round]) -> dict[Key, list[Round]]:
 def _named(keys: Iterable[Key]) -> str:
     names = [f"{arm} ({case}, {engine}, {waker})" for arm, case, engine, waker, _ in keys]
     return ", ".join(names) or "nothing"
+
+
+def _parameters_apart(base: Iterable[Key], head: Iterable[Key]) -> str:
+    """Return in which parameters the arms differ that are the same but for them; empty when there are none."""
+    of_head = {key[:4]: json.loads(key[4]) for key in head}
+    found = []
+    for key in base:
+        one, other = json.loads(key[4]), of_head.get(key[:4])
+        if other is not None:
+            apart = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+            found += [f"{name} is {one.get(name)} and {other.get(name)}" for name in apart]
+    return "; ".join(dict.fromkeys(found))

@@ -5,17 +5,20 @@ broken, whatever the times say. Never one code for "slower" and "broken".
 
 Then the quantiles (verdict.py). Then the counts, a family of their own (counts.py): they are exact, so they show what
 a change does (one more context switch for each wake-up) where times still drown in noise. They inform; they do not
-decide, because a Waker that breaks twice as often and is faster is not worse for it. `lost` alone decides.
+decide, because a Waker that breaks twice as often and is faster is not worse for it. `lost` alone decides. Only where
+there are no times to speak of (the cost of being idle) the counts are all there is, and decide by the same words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.bench import pairs, quantiles
-from launcher.bench.counts import CountVerdict, judge_counts
+from launcher.bench.bootstrap import bca_interval
+from launcher.bench.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
 from launcher.bench.receipts import OK, Round
+from launcher.bench.signed_rank import Floats, Interval
 from launcher.bench.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 
@@ -98,8 +101,26 @@ def judge(
         found=judge_ratios(ratios, controls, settings),
         counts=judge_counts(of[base], of[head], settings),
         settings=settings,
-        notes=_notes(ratios, settings),
+        notes=[*_notes(ratios, settings), *_notes_on_control(control, controls)],
     )
+
+
+def second_opinion(rounds: Sequence[Round], verdict: Verdict) -> dict[float, Interval]:
+    """Return for each quantile the BCa bootstrap interval of the same change at the same level; half a second or so.
+
+    It stands on other assumptions (bootstrap.py). Where it is far from the verdict's own interval, look at the rounds.
+    """
+    logs = {
+        arm: pairs.log_quantiles([r for r in rounds if r.arm == arm], verdict.settings.quantiles)
+        for arm in (verdict.base, verdict.head)
+    }
+    ratios = pairs.ratios(logs[verdict.base], logs[verdict.head])
+    # The same receipts give the same interval.
+    return {
+        found.quantile: bca_interval(ratios[found.quantile], found.level, seed=found.pairs)
+        for found in verdict.quantiles
+        if found.level > 0
+    }
 
 
 def conclude(
@@ -115,7 +136,7 @@ def conclude(
 ) -> Verdict:
     """Put together what was found; correctness first."""
     broken = what_is_broken(rounds)
-    outcome, sentence = overall(found, settings)
+    outcome, sentence = overall(found, settings) if found or not counts else _by_counts(counts)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         outcome, sentence = BROKEN, broken[0] + more
@@ -136,7 +157,7 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         if in_vain := round_.counts.get("broken_in_vain", 0):
             found.append(f"{where}: {_many(in_vain, 'break')} lost on the way")
         if round_.ended != OK:
-            found.append(f"{where}: {round_.ended}")
+            found.append(f"{where}: {plain(round_.ended)}")
     return found
 
 
@@ -166,6 +187,17 @@ def overall(found: list[QuantileVerdict], settings: Settings) -> tuple[str, str]
     return Outcome.NOT_REGRESSED, _reasons(gate)
 
 
+def _by_counts(counts: list[CountVerdict]) -> tuple[str, str]:
+    """Return the outcome where only counts were measured, and why."""
+    more, fewer = ([count for count in counts if count.outcome == word] for word in (MORE, FEWER))
+    unknown = [count for count in counts if count.outcome == UNKNOWN]
+    for found, outcome in ((more, Outcome.REGRESSED), (unknown, Outcome.CANNOT_TELL), (fewer, Outcome.IMPROVED)):
+        if found:
+            names = ", ".join(f"{count.name} ({count.base:,.3g} → {count.head:,.3g} {count.unit})" for count in found)
+            return outcome, f"no times to speak of; by what it costs, {found[0].outcome}: {names}"
+    return Outcome.NOT_REGRESSED, "no times to speak of; by what it costs, the same"
+
+
 def _reasons(verdicts: list[QuantileVerdict]) -> str:
     return "; ".join(f"{verdict.name} {verdict.reason}" for verdict in verdicts)
 
@@ -175,5 +207,16 @@ def _notes(judged: Collection[float], settings: Settings) -> list[str]:
     return [f"{missing}: the rounds are too short to speak of it"] if missing else []
 
 
+def _notes_on_control(control: str | None, controls: Mapping[float, Floats] | None) -> list[str]:
+    if controls is None or any(len(found) for found in controls.values()):
+        return []
+    return [f"the control '{control}' has no round that can be compared: the verdict stands without it"]
+
+
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def plain(text: str) -> str:
+    """Return it fit for a terminal: a Guest's last words may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

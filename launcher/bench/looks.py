@@ -16,8 +16,8 @@ walk crossing at look k and not before is an integral that is carried on from lo
 together hold the truth with 1 - alpha, so any rule may decide when to stop, and both "regressed" and "not regressed"
 may be read from them.
 
-Rejected: confidence sequences. They allow a look after every block, and pay with intervals half as wide again at the
-end; three or four looks have nearly all of the time that can be saved.
+Rejected: confidence sequences. They allow a look after every block, and pay for it with intervals about half as wide
+again at the end; four looks save most of the time that can be saved.
 """
 
 from __future__ import annotations

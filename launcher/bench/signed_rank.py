@@ -114,7 +114,7 @@ def _critical(n: int, level: float) -> int:
     return max(0, math.floor(mean + 0.5 + _NORMAL.inv_cdf(level / 2) * spread))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def _null(doubled_ranks: tuple[int, ...]) -> Floats:
     """Return the probability of each doubled rank sum when every sign is a coin."""
     chance = np.zeros(sum(doubled_ranks) + 1)

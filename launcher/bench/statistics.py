@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-from launcher.bench.signed_rank import Interval, fewest_pairs
+from launcher.bench.signed_rank import Interval
 
 _NORMAL = NormalDist()
 
@@ -40,18 +40,6 @@ def smallest_found(reach: float, error: float, power: float, floor: float) -> fl
     cannot get more lopsided than all on one side.
     """
     return max(reach, floor) + _NORMAL.inv_cdf(power) * error
-
-
-def blocks_needed(error: float, blocks: int, shift: float, *, level: float, power: float, floor: float) -> int:
-    """Return about how many blocks find a `shift` (log) with chance `power`, when `blocks` gave this standard error.
-
-    Raises `ValueError` for a shift that is not above the floor: no number of blocks finds it.
-    """
-    if shift <= floor:
-        raise ValueError(f"a change of {math.expm1(shift):.1%} is not above the floor of {math.expm1(floor):.1%}")
-    z = _NORMAL.inv_cdf(power)
-    wanted = min(shift / (z - _NORMAL.inv_cdf(level / 2)), (shift - floor) / z)
-    return max(fewest_pairs(level), math.ceil(blocks * (error / wanted) ** 2))
 
 
 def share_bounds(hits: int, tries: int, confidence: float = 0.95) -> Interval:

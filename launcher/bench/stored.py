@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launcher.bench import exporters, receipts
 from launcher.bench.compare import compare, to_line
+from launcher.bench.judge import plain
 from launcher.bench.verdict import Settings
 from launcher.bench.verdict_table import asked, print_verdicts
 from shared.errors import EXIT_FINE
@@ -42,4 +43,4 @@ def export_file(args: argparse.Namespace) -> int:
 
 
 def _say(sentence: str) -> None:
-    print(f"launcher: {sentence}", file=sys.stderr)
+    print(f"launcher: {plain(sentence)}", file=sys.stderr)

@@ -39,7 +39,7 @@ from enum import StrEnum
 from launcher.bench import looks, quantiles, signed_rank, statistics
 from launcher.bench.signed_rank import Floats, Interval
 
-_SPREAD_LEVEL = 0.1  # of the interval that tells how far the blocks are apart: finite from 5 of them on, look or not
+_SPREAD_LEVEL = 0.1  # of the interval that tells how far the pairs are apart: finite from 5 of them on, look or not
 
 
 class Outcome(StrEnum):
@@ -129,10 +129,12 @@ class Evidence:
     """What a comparison, paired or not, found for one quantile, before anybody judges it."""
 
     pairs: int
+    """Or, where nothing pairs them, the rounds of the side that has fewer."""
     estimate: float
     p_value: float
     interval_at: Mapping[float, Interval]
     """By two-sided level: those of `levels_needed`."""
+    unit: str = "pairs"
 
 
 def judge_ratios(
@@ -240,13 +242,13 @@ def _is_unfit(control: Evidence, level: float, delta: float) -> bool:
 def _why_not(found: Evidence, interval: Interval, floor: float, smallest: float, settings: Settings) -> str:
     """Say why it cannot be told, and what would help."""
     if not math.isfinite(interval.low):
-        return f"{found.pairs} pairs are too few at this level: measure more"
+        return f"{found.pairs} {found.unit} are too few at this level: measure more"
     if floor > settings.log_delta and abs(found.estimate) <= floor and (interval.low > 0 or interval.high < 0):
         return f"{percent(found.estimate)} is no more than what two identical arms differ by ({percent(floor)})"
     if interval.low > 0:
         return f"slower, but perhaps by less than the {percent(settings.log_delta)} that are allowed: measure more"
     return (
-        f"between {percent(interval.low)} and {percent(interval.high)}: these pairs would have shown "
+        f"between {percent(interval.low)} and {percent(interval.high)}: these {found.unit} would have shown "
         f"{percent(smallest)} or more; measure more, or on a quieter machine"
     )
 

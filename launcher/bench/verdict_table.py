@@ -28,7 +28,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     # Rows must stay rows: a pipe has no width at all.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     table = Table(box=None, pad_edge=False)
-    for heading in ("base", "head", "quantile", "pairs", "change", "interval", "level", "control", "floor", "findable"):
+    for heading in ("base", "head", "quantile", "n", "change", "interval", "level", "control", "floor", "findable"):
         is_text = heading in ("base", "head", "quantile")
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -57,7 +57,7 @@ def asked(verdict: Verdict) -> str:
     """Return what the verdict was asked to keep, for the line below the table."""
     settings = verdict.settings
     return (
-        f"alpha {100 * settings.alpha:g} % to see a difference where there is none, "
+        f"alpha {100 * settings.alpha:.3g} % to see a difference where there is none, "
         f"beta {100 * settings.beta:g} % to miss one of delta = {100 * settings.delta:g} %; "
         f"findable: with a chance of {100 * settings.power:g} %"
     )
@@ -69,7 +69,7 @@ def _cells(found: QuantileVerdict) -> tuple[str, ...]:
         found.name,
         str(found.pairs),
         percent(found.estimate),
-        f"{low} .. {high}" if math.isfinite(found.interval.low) else "too few pairs",
+        f"{low} .. {high}" if math.isfinite(found.interval.low) else "too few",
         f"{100 * (1 - found.level):.4g} %",
         "-" if found.control is None else percent(found.control),
         percent(found.floor),

@@ -34,7 +34,7 @@ def test_compare_prints_a_table_and_returns_the_verdict(
     head = stored(tmp_path / "head.jsonl", duel({"A": shift}, blocks=30, seed=2))
     assert main(["compare", base, head]) == code
     out, err = capsys.readouterr()
-    assert out.splitlines()[0].split()[:4] == ["base", "head", "quantile", "pairs"]
+    assert out.splitlines()[0].split()[:4] == ["base", "head", "quantile", "n"]
     assert f"A against A: {word}: p50" in out
     assert "alpha 1 %" in out
     assert "not made side by side" in err

@@ -65,8 +65,9 @@ def test_blocks_that_are_not_complete_are_left_out() -> None:
     rounds = [round_at(arm, block) for block in range(10) for arm in "AB"]
     rounds.append(round_at("A", 10))  # cut off
     rounds += [round_at("A", 11), round_at("B", 11, ended="hung")]
+    rounds += [round_at("A", 12), round_at("B", 12, ended="hung"), round_at("B", 12, position=1)]  # tried again
     recording = record(rounds)
-    assert (recording.blocks, recording.left_out) == (10, 2)
+    assert (recording.blocks, recording.left_out) == (10, 3)
     assert recording.logs["A"][0.5].shape == (10, 1)
 
 

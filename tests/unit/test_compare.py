@@ -119,6 +119,13 @@ def test_odd_provenance_is_survived() -> None:
     assert hosts.doubts({}, {})
 
 
+def test_arms_that_differ_in_their_parameters_are_not_the_same_and_which_is_said() -> None:
+    base = rounds_of("A", 0, seed=1, n=2, parameters={"idle_us": 200, "pin": "free"})
+    head = rounds_of("A", 0, seed=1, n=2, parameters={"idle_us": 50, "pin": "free", "payload": 8})
+    with pytest.raises(NothingMeasured, match=r"in common: idle_us is 200 and 50; payload is None and 8$"):
+        compare(stored("base", base), stored("head", head))
+
+
 @pytest.mark.parametrize("head", [[], rounds_of("B", 0, seed=1, n=2), rounds_of("A", 0, seed=1, n=2, case="echo")])
 def test_nothing_in_common_is_nothing_measured(head: list[Round]) -> None:
     with pytest.raises(NothingMeasured, match="have no rounds in common: A") as caught:

@@ -44,9 +44,12 @@ def test_nothing_to_export_is_said(name: str) -> None:
 
 @pytest.mark.parametrize("name", exporters.names())
 def test_odd_rounds_and_hosts_are_exported_too(name: str) -> None:
-    rounds = [round_at("odd / arm=1", 1, n=1), round_at("\u00e9", 1, latencies_ns=np.zeros(400, np.int64))]
+    rounds = [round_at("odd / arm=1", 1, n=1, started="?"), round_at("\u00e9", 1, latencies_ns=np.zeros(400, np.int64))]
     odd = Receipts(Path("a.jsonl"), Run("", "bench", {"cpus": "many", "cpu": [1]}), rounds, [])
-    assert exporters.export(odd, name)
+    text = exporters.export(odd, name)
+    if name == "pyperf":
+        assert len(pyperf.BenchmarkSuite.loads(text)) == 3
+    assert text
 
 
 def test_pyperf_loads_and_compares_what_we_export(tmp_path: Path) -> None:

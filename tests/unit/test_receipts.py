@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.bench.packing import pack, unpack
@@ -64,10 +65,44 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     receipts.rounds[0].latencies_ns.sort()  # a copy of our own
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50))
 def test_any_integers_are_packed_exactly(values: list[int]) -> None:
     packed = json.loads(json.dumps(pack(np.array(values, np.int64))))
     assert unpack(packed).tolist() == values
+
+
+_TEXT = st.text(st.characters(exclude_categories=("C", "Z")), max_size=8)
+_INT64 = st.integers(-(2**63), 2**63 - 1)
+_ARRAY = st.lists(_INT64, max_size=8).map(lambda values: np.array(values, np.int64))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.fixed_dictionaries(
+        {
+            "arm": _TEXT,
+            "parameters": st.dictionaries(_TEXT, _INT64 | st.floats(allow_nan=False, allow_infinity=False) | _TEXT),
+            "seed": st.integers(),
+            "block": _INT64,
+            "latencies_ns": _ARRAY,
+            "stages_ns": st.dictionaries(_TEXT, _ARRAY),
+            "counts": st.dictionaries(_TEXT, _INT64),
+            "lost_seqs": st.lists(_INT64),
+            "usage": st.lists(st.builds(Usage, _TEXT, _INT64, _INT64, _INT64, st.none() | _INT64)),
+            "trace_ns_per_stamp": st.none() | st.floats(0, 1e9),
+            "ended": st.text(st.characters(exclude_categories=("Cs",))),
+        }
+    )
+)
+def test_any_round_comes_back_as_it_was(fields: dict[str, Any]) -> None:
+    round_ = round_of(**fields)
+    with tempfile.TemporaryDirectory() as folder:
+        (back,) = read(written(Path(folder) / "a.jsonl", round_)).rounds
+    assert round_to_json(back) == round_to_json(round_)
+    assert {name: getattr(back, name) for name in fields if "_ns" not in name} == {
+        name: value for name, value in fields.items() if "_ns" not in name
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,6 +201,7 @@ HEAD = line(schema=1, kind="run", run={"command": "x", "kind": "duel", "host": {
         (line(schema=2, kind="run", run={}), "line 1 has schema 2 and this launcher reads up to 1"),
         (line(schema=1, kind="round", round={}), "line 1 is a round and not the run"),
         (line(schema=1, kind="run", run={}), "line 1: 'command' is missing"),
+        (HEAD + b'{"schema": 1, "kind": "round", "round": {"arm": "\\ud800"}}\n', "line 2 is no receipt"),
         (HEAD + HEAD, "line 2 begins a second run"),
         (HEAD + b"{]\n" + HEAD, "line 2 is no receipt"),
         (HEAD + line(schema=3, kind="round", round={}), "line 2 has schema 3"),

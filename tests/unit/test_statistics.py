@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from launcher.bench import looks, quantiles, rank_sum, signed_rank, statistics
 from launcher.bench.bootstrap import bca_interval, pseudo_medians
+from launcher.bench.plan import pairs_needed
 from launcher.bench.signed_rank import EVERYTHING, Interval
+from launcher.bench.verdict import Outcome, Settings, judge_ratios
 
 SAMPLES = [(seed, n) for seed in range(3) for n in (6, 17, 40, 119)]
 
@@ -38,6 +40,7 @@ def test_the_signed_rank_test_of_many_is_the_normal_one() -> None:
     assert signed_rank.p_value(rounded) == pytest.approx(theirs, rel=1e-9)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
 def test_with_ties_the_p_is_the_share_of_all_signs(values: list[int]) -> None:
     moved = np.array([value for value in values if value], float)
@@ -170,14 +173,15 @@ def holm_by_hand(p_values: list[float], alpha: float) -> list[bool]:
     return rejected
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 0.1), max_size=6))
 def test_holm_rejects_what_he_would_by_hand(p_values: list[float]) -> None:
     levels = statistics.holm_levels(p_values, [0.05 / divisor for divisor in range(1, len(p_values) + 1)])
     assert [p <= level for p, level in zip(p_values, levels, strict=True)] == holm_by_hand(p_values, 0.05)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
 @settings(deadline=None, max_examples=40)
+@given(st.integers(0, 60), st.integers(0, 60))
 def test_the_bounds_of_a_share_are_clopper_and_pearsons(hits: int, misses: int) -> None:
     tries = hits + misses
     found = statistics.share_bounds(hits, tries)
@@ -259,11 +263,24 @@ def test_what_is_called_findable_is_found_so_often() -> None:
     assert np.mean(found) == pytest.approx(power, abs=0.06)
 
 
-def test_so_many_blocks_are_needed() -> None:
-    # Twice the shift takes a quarter of the blocks.
-    few = statistics.blocks_needed(0.02, 40, 0.10, level=0.01, power=0.9, floor=0.0)
-    many = statistics.blocks_needed(0.02, 40, 0.05, level=0.01, power=0.9, floor=0.0)
-    assert many == pytest.approx(4 * few, abs=4)
-    assert statistics.blocks_needed(1e-9, 40, 0.1, level=0.01, power=0.9, floor=0.0) == signed_rank.fewest_pairs(0.01)
-    with pytest.raises(ValueError, match="not above the floor"):
-        statistics.blocks_needed(0.02, 40, 0.02, level=0.01, power=0.9, floor=0.03)
+@pytest.mark.parametrize(("change", "delta"), [(0.05, 0.03), (0.10, 0.03), (0.05, 0.02)])
+def test_so_many_pairs_as_are_planned_find_the_change_and_clear_no_change(change: float, delta: float) -> None:
+    rng = np.random.default_rng(9)
+    asked = Settings(delta=delta, power=0.9)
+    needed = pairs_needed(rng.normal(0, 0.05, 400), change, asked)
+    assert needed is not None
+    outcomes = {Outcome.REGRESSED: 0, Outcome.NOT_REGRESSED: 0}
+    for outcome, shift in ((Outcome.REGRESSED, change), (Outcome.NOT_REGRESSED, 0.0)):
+        for _ in range(100):
+            ratios = dict.fromkeys(asked.quantiles, rng.normal(math.log1p(shift), 0.05, needed))
+            outcomes[outcome] += judge_ratios(ratios, None, asked)[0].outcome is outcome
+    assert min(outcomes.values()) >= 80  # 90 on average, in either of them or in both
+
+
+def test_a_change_below_the_floor_is_not_planned_for() -> None:
+    quiet = np.linspace(-0.01, 0.01, 20)
+    assert pairs_needed(quiet, 0.03, Settings()) is None
+    assert pairs_needed(quiet[:2], 0.10, Settings()) is None
+    # However quiet: with fewer the test cannot say anything.
+    level = looks.levels(0.01 / 3, (0.25, 0.5, 0.75, 1.0))[-1]
+    assert pairs_needed(quiet / 1e6, 0.10, Settings()) == signed_rank.fewest_pairs(level)

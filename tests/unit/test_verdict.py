@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from launcher.bench import pairs
-from launcher.bench.judge import BROKEN, NOTHING_MEASURED, judge
+from launcher.bench.judge import BROKEN, NOTHING_MEASURED, judge, second_opinion
 from launcher.bench.receipts import Round, Usage
 from launcher.bench.verdict import Outcome, Settings, judge_ratios
+from launcher.bench.verdict_table import asked, print_verdicts
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 from tests.support.noise import duel, logs, round_at
 
@@ -40,6 +41,16 @@ def test_a_shift_is_called_what_it_is(shift: float, outcome: Outcome, code: int)
         assert found.interval.low < math.log1p(shift) < found.interval.high
         assert found.floor == pytest.approx(math.log(1.03), abs=0.01)
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["outcome"] == outcome
+
+
+def test_a_second_opinion_is_near_the_first() -> None:
+    rounds = duel({"A": 0.0, "B": 0.05}, blocks=25)
+    verdict = judge(rounds, "A", "B")
+    opinion = second_opinion(rounds, verdict)
+    assert opinion == second_opinion(rounds, verdict)
+    for found in verdict.quantiles:
+        assert opinion[found.quantile].low < found.estimate < opinion[found.quantile].high
+        assert opinion[found.quantile].half_width == pytest.approx(found.interval.half_width, rel=0.4)
 
 
 def test_noise_is_not_called_anything() -> None:
@@ -128,6 +139,7 @@ def test_one_lost_wake_up_is_broken_whatever_the_times_say() -> None:
         ({"counts": {"lost": 0, "broken_in_vain": 1}}, "1 break lost on the way"),
         ({"ended": "hung"}, "hung"),
         ({"ended": "died: signal 9"}, "died: signal 9"),
+        ({"ended": "died: \x1b[2J\n"}, r"died: \\x1b\[2J\\n$"),
     ],
 )
 @pytest.mark.parametrize("arm", list(ARMS))
@@ -144,14 +156,41 @@ def test_broken_is_said_also_when_nothing_can_be_compared() -> None:
 
 @pytest.mark.parametrize(
     "rounds",
-    [[], [round_at("A", 1)], [round_at("A", 1), round_at("B", 2)], [round_at("A", 1, n=3), round_at("B", 1, n=3)]],
-    ids=["no rounds", "one arm", "no common block", "too short"],
+    [[], [round_at("A", 1)], [round_at("A", 1), round_at("B", 2)]],
+    ids=["no rounds", "one arm", "no common block"],
 )
 def test_nothing_in_common_is_nothing_measured(rounds: list[Round]) -> None:
     verdict = judge(rounds, "A", "B")
     assert (verdict.outcome, verdict.exit_code) == (NOTHING_MEASURED, EXIT_NOTHING_MEASURED)
     assert not verdict.is_settled
     json.dumps(verdict.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "cpu_ns", "outcome"),
+    [
+        (30, 9_000, Outcome.REGRESSED),
+        (30, 5_000, Outcome.NOT_REGRESSED),
+        (30, 1_000, Outcome.IMPROVED),
+        (2, 9_000, Outcome.CANNOT_TELL),
+    ],
+)
+def test_where_there_are_no_times_to_speak_of_the_costs_decide(blocks: int, cpu_ns: int, outcome: Outcome) -> None:
+    def idle(arm: str, block: int, cost: int) -> Round:
+        usage = [Usage("launcher", cost + block, 2, 0, 20 << 20)]
+        return round_at(arm, block, n=1, usage=usage, counts={"sent": 1, "served": 1, "lost": 0})
+
+    rounds = [idle(arm, block, cost) for block in range(blocks) for arm, cost in (("A", 5_000), ("B", cpu_ns))]
+    verdict = judge(rounds, "A", "B")
+    assert verdict.outcome == outcome
+    assert verdict.sentence.startswith("no times to speak of")
+    assert not verdict.quantiles
+
+
+def test_a_control_that_was_not_measured_is_noted() -> None:
+    verdict = judge(duel({"A": 0.0, "B": 0.1}), "A", "B", "A'")
+    assert verdict.outcome == Outcome.REGRESSED
+    assert verdict.notes == ["the control 'A'' has no round that can be compared: the verdict stands without it"]
 
 
 def test_a_quantile_that_short_rounds_cannot_speak_for_is_left_out() -> None:
@@ -207,6 +246,27 @@ def test_counts_show_what_times_cannot_and_do_not_decide() -> None:
     (switches,) = (count for count in verdict.counts if count.name == "voluntary switches")
     assert (switches.base, switches.head, switches.estimate) == (2, 3, 1)
     assert {c.name: c.outcome for c in judge(rounds, "B", "A").counts}["spurious"] == "fewer"
+
+
+def test_a_verdict_is_printed_with_what_was_asked_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    usage = [Usage("launcher", 5_000 * 400, 3 * 400, 3, 20 << 20)]
+    rounds = [round_at("A", block) for block in range(20)]
+    rounds += [round_at("[red]B", block, math.log(1.2), usage=usage, n=200) for block in range(20)]
+    verdict = judge(rounds, "A", "[red]B")
+    print_verdicts([verdict])
+    print(asked(verdict))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[1].split()[:6] == ["A", "[red]B", "p50", "20", "+20.0", "%"]
+    assert "[red]B: more voluntary switches: 2 → 6 per wake" in lines
+    assert "[red]B: p99: the rounds are too short to speak of it" in lines
+    assert "[red]B against A: regressed: p50 slower: +20.0 %, at least +20.0 %; p90" in out
+    assert "alpha 1 %" in lines[-1]
+    rounds += [round_at("[red]B", 100 + at, ended="hung") for at in range(12)]
+    print_verdicts([judge(rounds, "A", "[red]B")])
+    out = capsys.readouterr().out
+    assert sum(line.startswith("broken: [red]B: block") for line in out.splitlines()) == 10
+    assert "broken: and 2 more" in out
 
 
 def test_a_count_of_few_rounds_cannot_be_told() -> None:

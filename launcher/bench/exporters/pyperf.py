@@ -7,10 +7,12 @@ the benchmarks, so the names are those of the arms.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from launcher.bench import exporters, quantiles
-from launcher.bench.receipts import Receipts
+from launcher.bench.receipts import Receipts, Round
 
 
 def export(receipts: Receipts) -> str:
@@ -18,20 +20,18 @@ def export(receipts: Receipts) -> str:
     benchmarks = []
     for arm, rounds in exporters.of_each_arm(receipts):
         for p in exporters.common_quantiles(rounds):
-            runs = [
-                {
-                    "metadata": {
-                        "date": round_.started.removesuffix("Z").replace("T", " "),
-                        "duration": max(round_.duration_ns, 1) / 1e9,
-                    },
-                    # pyperf refuses what is not above zero.
-                    "values": [max(found[p], 1.0) / 1e9],
-                }
-                for round_, found in rounds
-            ]
+            # pyperf refuses what is not above zero.
+            runs = [{"metadata": _when(round_), "values": [max(found[p], 1.0) / 1e9]} for round_, found in rounds]
             benchmarks.append({"metadata": {"name": f"{rounds[0][0].case}: {arm} {quantiles.name(p)}"}, "runs": runs})
     metadata = {"unit": "second", "loops": 1, **_host(receipts)}
     return json.dumps({"version": "1.0", "metadata": metadata, "benchmarks": benchmarks}, indent=1) + "\n"
+
+
+def _when(round_: Round) -> dict[str, Any]:
+    known: dict[str, Any] = {"duration": max(round_.duration_ns, 1) / 1e9}
+    with suppress(ValueError):  # a date that is none: pyperf would refuse the file
+        known["date"] = f"{datetime.fromisoformat(round_.started):%Y-%m-%d %H:%M:%S}"
+    return known
 
 
 def _host(receipts: Receipts) -> dict[str, Any]:
