@@ -35,10 +35,6 @@ def main(args: argparse.Namespace) -> int:
         return show(Path(args.show), args)
     began_s = monotonic()
     case = get(args.case)
-    if not case.is_timed:
-        raise UsageError(
-            f"case {case.name} has no times to judge: launcher bench --case {case.name} counts what it costs"
-        )
     with terminated_as_interrupted(), ExitStack() as closing:
         base, head = _choose_sides(args, case, closing)
         return _measure(args, case, base, head, began_s)
@@ -65,7 +61,8 @@ def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, 
         line = {"kind": KIND, **verdict.to_json(), "plan": plan.to_json(), "receipts": str(path), "next": then}
         print(json.dumps(line, allow_nan=False), flush=True)
     else:
-        print(asked(verdict))
+        most = max((found.pairs for found in verdict.quantiles), default=0)
+        print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
         print_verdicts([verdict])
         print(f"next: {then}", flush=True)
     if args.github or gate.is_wanted():

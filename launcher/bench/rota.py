@@ -80,6 +80,8 @@ def choose_rings(case: Case, sides: Sequence[Side]) -> int:
     """Return how many rings a round is to have: as many as are worth the start of its processes."""
     if not case.is_rung:
         return _STARTS
+    if not case.is_timed:
+        return 1
     gap_s = max(float(side.parameters["idle_us"]) for side in sides) / 1e6
     burst = max(int(side.parameters.get("burst", 1)) for side in sides)
     rings = max(_FEWEST_RINGS, min(RINGS, int(_ROUND_S / gap_s)))

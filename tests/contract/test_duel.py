@@ -118,7 +118,6 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
         (["process/select", "process/epoll", "process/poll"], 1, "two Wakers"),
         (["process/nix", "process/epoll"], 1, "waker 'process/nix' is not known"),
         (["process/select", "process/epoll", "--set", "nix=1"], 1, "no parameter 'nix'"),
-        (["process/select", "process/epoll", "--case", "idle"], 1, "no times to judge"),
         (["process/select", "process/epoll", "--against", "HEAD"], 1, "one Waker"),
         (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
         (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),

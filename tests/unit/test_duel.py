@@ -230,6 +230,7 @@ def test_rings_that_are_far_apart_are_fewer() -> None:
     case = get("wake")
     assert choose_rings(case, [parse(case, "process/select", "python")]) == 1000
     assert choose_rings(case, [parse(case, "process/select@idle_us=10000", "python")]) == 60
+    assert choose_rings(get("idle"), [parse(get("idle"), "process/select", "python")]) == 1
     burst = get("burst")
     assert choose_rings(burst, [parse(burst, "process/select@burst=300", "python")]) == 900
 
