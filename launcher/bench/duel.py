@@ -55,7 +55,7 @@ class Plan:
 
     def settings(self, rounds: list[Round]) -> Settings:
         """Return what these rounds, the first ones of the plan, are judged by: how much of alpha may be spent."""
-        done = _pairs(rounds, self.base, self.head) / 2
+        done = min(self.blocks, _pairs(rounds, self.base, self.head) / 2)  # a foreign file may have more
         passed: list[float] = [end for end in self.ends if end <= done]
         if done and done not in passed:
             passed.append(done)  # stopped between two looks: by a clock, a user or a broken arm, and not by the times

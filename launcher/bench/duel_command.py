@@ -61,7 +61,7 @@ def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, 
         line = {"kind": KIND, **verdict.to_json(), "plan": plan.to_json(), "receipts": str(path), "next": then}
         print(json.dumps(line, allow_nan=False), flush=True)
     else:
-        most = max((found.pairs for found in verdict.quantiles), default=0)
+        most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
         print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
         print_verdicts([verdict])
         print(f"next: {then}", flush=True)
