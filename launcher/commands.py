@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import waker
 from launcher import engines, guests, options, restart
@@ -15,7 +16,7 @@ from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
 from shared import breaker as breakers
 from shared.breaker import INLINE
-from shared.errors import EXIT_FINE, GuestDied
+from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 
@@ -56,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
 
 def list_(args: argparse.Namespace) -> int:
     """List what there is, one line each: its name, whether it runs here, what it is."""
-    rows = {"wakers": _wakers, "breakers": _breakers, "engines": _engines, "guests": _guests}[args.what]()
+    rows = {"wakers": _wakers, "breakers": _breakers, "engines": _engines, "guests": _guests, "cases": _cases}[
+        args.what
+    ]()
     if args.json:
         for row in rows:
             print(json.dumps(row))
@@ -73,6 +76,64 @@ def check(args: argparse.Namespace) -> int:
     from launcher.check import report
 
     return report.main(args.waker, args.engine, args.rule, args.breaker, is_json=args.json)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure Wakers; see launcher/bench/command.py."""
+    from launcher.bench import command
+    from launcher.bench.rounds import PATIENCE_S
+
+    if args.show is not None:
+        return command.show(Path(args.show), is_json=args.json)
+    settings = [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
+    return command.main(
+        command.Request(
+            case=args.case,
+            wakers=args.waker or (),
+            engines=args.engine or (),
+            settings=settings,
+            samples=args.samples,
+            seconds=args.seconds,
+            seed=args.seed,
+            patience_s=args.patience or PATIENCE_S,
+            is_tracing=args.stages,
+            is_json=args.json,
+            output=None if args.output is None else Path(args.output),
+        )
+    )
+
+
+def duel(args: argparse.Namespace) -> int:
+    """Judge two arms against each other; see launcher/bench/duel.py."""
+    from launcher.bench import duel_command
+
+    return duel_command.main(args)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare stored receipts; see launcher/bench/compare.py."""
+    from launcher.bench import stored
+
+    return stored.compare_files(args)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export stored receipts; see launcher/bench/exporters/."""
+    from launcher.bench import stored
+
+    return stored.export_file(args)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Look this machine over; see launcher/bench/doctor.py."""
+    from launcher.bench import doctor, fitness
+
+    if args.seconds is not None and not args.aa:
+        raise UsageError("--seconds is for --aa: without it a look takes a second")
+    code = doctor.main(is_json=args.json)
+    if not args.aa or code == EXIT_CANNOT_RUN_HERE:
+        return code
+    return fitness.main(seconds=args.seconds, is_json=args.json) or code
 
 
 def _wakers() -> list[dict[str, object]]:
@@ -134,6 +195,26 @@ def _engines() -> list[dict[str, object]]:
 
 def _guests() -> list[dict[str, object]]:
     return [{"name": name, "description": guests.description(name)} for name in guests.names()]
+
+
+def _cases() -> list[dict[str, object]]:
+    from launcher.bench import cases
+
+    return [
+        {
+            "name": case.name,
+            "description": f"{case.measures}; set {' '.join(f'{k}={v}' for k, v in case.defaults().items())}",
+            "measures": case.measures,
+            "guest": case.guest,
+            "parameters": {
+                name: {"default": parameter.default, "help": parameter.help, "choices": parameter.choices}
+                for name, parameter in case.parameters.items()
+            },
+            "yardsticks": case.yardsticks,
+            "why_not": cases.why_nobody(case),
+        }
+        for case in cases.CASES.values()
+    ]
 
 
 def _counts(machine: Machine) -> str:

@@ -39,6 +39,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import ClassVar, NamedTuple, Protocol, Self
 
+from shared import fault as faults
 from shared.errors import UsageError
 from shared.linux import IS_WEAKLY_ORDERED, fence, tgkill
 from shared.page import BREAK, Page
@@ -148,6 +149,46 @@ class FlagFirst:
         """Do nothing: all there is, is in the control page."""
 
 
+class FaultyBreaker:
+    """A breaker as its Waker has it, with a fault on the way (shared/fault.py): it breaks late, or not at all."""
+
+    kind: ClassVar[str] = "faulty"
+
+    def __init__(self, breaker: Breaker, fault: faults.Fault) -> None:
+        self._breaker, self._fault = breaker, fault
+        self._strike = fault.strikes()
+
+    def break_out(self) -> None:
+        """Stop the Guest, unless this break is one that is dropped."""
+        if not self._strike():
+            self._breaker.break_out()
+
+    def handle(self) -> BreakHandle:
+        """Return what a peer needs to be as faulty."""
+        handle = self._breaker.handle()
+        return handle._replace(kind=f"{handle.kind}+{self._fault}")
+
+    def is_set(self) -> bool:
+        """Look at the flag."""
+        return self._breaker.is_set()
+
+    def clear(self) -> None:
+        """Take the break."""
+        self._breaker.clear()
+
+    def wait(self) -> None:
+        """Sleep until a kick."""
+        self._breaker.wait()
+
+    def take_kick(self) -> None:
+        """Take a kick that may have come."""
+        self._breaker.take_kick()
+
+    def close(self) -> None:
+        """Close the breaker."""
+        self._breaker.close()
+
+
 class KickedInPage(FlagFirst):
     """A kick that goes through the control page, which both sides have: nothing to pass, nothing to close."""
 
@@ -235,14 +276,17 @@ def from_handle(handle: BreakHandle, page: Page) -> Breaker:
     with contextlib.ExitStack() as refused:
         for fd in handle.fds:
             refused.callback(os.close, fd)
-        kind = _load(handle.kind, "break handle of kind")
+        name, *options = handle.kind.split("+")
+        kind = _load(name, "break handle of kind")
+        fault = faults.parse(options)
         if (len(handle.numbers), len(handle.fds)) != kind.shape:
             raise UsageError(
-                f"break handle of kind '{handle.kind}' has {kind.shape[0]} numbers and {kind.shape[1]} fds, "
+                f"break handle of kind '{name}' has {kind.shape[0]} numbers and {kind.shape[1]} fds, "
                 f"not {len(handle.numbers)} and {len(handle.fds)}"
             )
         refused.pop_all()
-    return kind.from_handle(page, handle.numbers, handle.fds)
+    breaker = kind.from_handle(page, handle.numbers, handle.fds)
+    return breaker if fault is None else FaultyBreaker(breaker, fault)
 
 
 def _load(kind: str, what: str) -> Kind:

@@ -3,7 +3,8 @@
     with waker.start("process/select", memory, page, breaker, [source]) as wake:
         …
 
-A Waker's name is `PLACE/STRATEGY[+BREAKER][+ring-aware]`; `names()` lists those that there are, found by looking.
+A Waker's name is `PLACE/STRATEGY[+BREAKER][+ring-aware][+FAULT]`; `names()` lists those that
+there are, found by looking.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shared import breaker as breakers
-from shared.breaker import KINDS, Breaker, ExitFlag
+from shared import fault as faults
+from shared.breaker import KINDS, Breaker, ExitFlag, FaultyBreaker
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 from shared.page import Page
@@ -47,6 +49,7 @@ class WakerName(NamedTuple):
     strategy: str
     breaker: str | None
     is_ring_aware: bool = False
+    fault: faults.Fault | None = None
 
     @property
     def needs_private_memory(self) -> bool:
@@ -65,14 +68,15 @@ def parse(name: str) -> WakerName:
     base, *options = name.split("+")
     if base not in names():
         raise UsageError(f"waker '{name}' is not known; there are {', '.join(names())}")
-    kinds = [option for option in options if option != RING_AWARE]
+    fault = faults.parse([option for option in options if faults.is_fault(option)])
+    kinds = [option for option in options if option != RING_AWARE and not faults.is_fault(option)]
     for kind in kinds:
         if kind not in KINDS:
             raise UsageError(f"breaker '{kind}' of waker '{name}' is not known; there are {', '.join(KINDS)}")
     if len(kinds) > 1 or options.count(RING_AWARE) > 1:
         raise UsageError(f"waker '{name}': one breaker is enough, and '{RING_AWARE}' is said once")
     place, _, strategy = base.partition("/")
-    parsed = WakerName(place, strategy, kinds[0] if kinds else None, RING_AWARE in options)
+    parsed = WakerName(place, strategy, kinds[0] if kinds else None, RING_AWARE in options, fault)
     if parsed.is_ring_aware and parsed.needs_private_memory:
         raise UsageError(
             f"waker '{name}': a forked Waker has a private copy of Guest memory, and cannot see what the Guest gives; "
@@ -106,7 +110,7 @@ def make_breaker(name: str, kind: str, page: Page, flag: ExitFlag | None = None)
         raise CannotRunError(f"waker '{name}' cannot run here: {reason}")
     from waker.places.inline import InlineWaker
 
-    return InlineWaker(page, flag or ExitFlag(*page.break_byte()), make_inline(parsed.strategy))
+    return InlineWaker(page, flag or ExitFlag(*page.break_byte()), make_inline(parsed.strategy), parsed.fault)
 
 
 def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources: Sequence[Source] = ()) -> Waker:
@@ -121,12 +125,14 @@ def start(name: str, memory: GuestMemory, page: Page, breaker: Breaker, sources:
     if reason is not None:
         raise CannotRunError(f"waker '{name}' cannot run here: {reason}")
 
+    sent_by = breaker if parsed.fault is None else FaultyBreaker(breaker, parsed.fault)
+
     def start_one(watched: Sequence[tuple[int, Source]]) -> Place:
         if parsed.place == breakers.INLINE:
             from waker.places.inline import InlineWaker
 
             assert isinstance(breaker, InlineWaker)  # make_breaker made it
             return breaker.begin(memory, watched)
-        return start_place(parsed.place, Setup(parsed.strategy, memory, page, breaker, watched))
+        return start_place(parsed.place, Setup(parsed.strategy, memory, page, sent_by, watched))
 
     return Waker(name, start_one, page, sources)

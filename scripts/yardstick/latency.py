@@ -7,7 +7,7 @@
 
 An arm is `c:PROGRAM` (direct, thread_select, process_select; kvm_sigio and kvm_thread_select, with a Guest that
 computes) or `ENGINE:GUEST:WAKER`. A latency counts from the
-stimulus' stamp, immediately before its write, to the Launcher having read it. Absolute times mean nothing on a
+time at which a ring was meant to be sent to the Launcher having read it. Absolute times mean nothing on a
 shared machine; ratios in one run do. Beside a ratio stands where the middle half of its blocks lies: that is the noise.
 """
 
@@ -16,23 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import random
 import shlex
-import statistics
-import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rounds import HERE, Arm, ArmFailed, Skipped, Stimulus, raise_fd_limit, run_round, wait_until_quiet
 from tables import (
     BEST,
     QUANTILES,
     TARGETS,
+    Arm,
     Done,
     cpu_us,
     p50,
@@ -44,12 +41,17 @@ from tables import (
     quantile,
 )
 
-sys.path.insert(0, str(HERE.parents[1]))
-
 import waker
-from shared.errors import LabError
+from launcher.bench import cases, provenance, yardstick
+from launcher.bench.crew import ArmFailed
+from launcher.bench.rounds import Plan, run_round
+from shared.errors import CannotRunError, LabError
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: latencies count from the intended time."""
+
+_QUIET_S, _QUIET_SHARE = 0.2, 0.08
+_NEVER_ASLEEP_US = 1_000_000
 
 _C_ARMS = ("c:direct", "c:thread_select", "c:process_select", "c:kvm_sigio", "c:kvm_thread_select")
 _CURVE_ARMS = (*_C_ARMS[:3], "python:idle:*")
@@ -65,19 +67,20 @@ _DEFAULT_ARMS = (
 def main() -> int:
     """Measure what the command line asks for; return the exit code."""
     options = _parse_arguments()
-    built = subprocess.run([HERE / "build"], check=False)
-    if built.returncode:
-        return built.returncode
-    raise_fd_limit()
+    try:
+        yardstick.build()
+    except CannotRunError as reason:
+        _say(f"yardstick: {reason}")
+        return reason.exit_code
     sizes = options.fds or [1]
     wanted = options.trace or options.arms or (_CURVE_ARMS if options.fds else _DEFAULT_ARMS)
     arms = [Arm(name, size - 1) for name in _expand(wanted) for size in sizes]
     if not arms:
         return 77
-    provenance = _provenance(options)
+    host = provenance.host(options.seed)
     print(
-        f"{provenance['cpus']} processors {provenance['cpu']}, Linux {provenance['kernel']}, "
-        f"Python {provenance['python']}, {provenance['revision']}, seed {options.seed}, load {provenance['load']:.1f}"
+        f"{host['cpus']} processors {host['cpu']}, Linux {host['kernel']}, "
+        f"{host['python']}, {host['git']}, seed {options.seed}, load {host['load']:.1f}"
     )
     done, has_failed = _run_all(arms, options)
     if options.trace:
@@ -88,8 +91,8 @@ def main() -> int:
         print_table(done)
         print_targets(done)
     if options.json:
-        _write_json(options, provenance, done)
-    if any(round_.lost for rounds in done.values() for round_ in rounds):
+        _write_json(options, host, done)
+    if any(round_.lost_seqs for rounds in done.values() for round_ in rounds):
         return 4
     return 1 if has_failed else 0
 
@@ -102,7 +105,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=5000, metavar="N", help="rings per arm (%(default)s)")
     parser.add_argument("--per-round", type=int, default=500, metavar="N", help="rings per round (%(default)s)")
     parser.add_argument("--gap-us", type=int, default=200, metavar="N", help="mean gap between rings (%(default)s)")
-    parser.add_argument("--stimulus", choices=("sleep", "busy"), default="sleep", help="how it waits (%(default)s)")
+    parser.add_argument(
+        "--stimulus", choices=("sleep", "busy"), default="sleep", help="how it waits for the most part (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 31), help="of gaps and order")
     parser.add_argument(
         "--fds", type=lambda text: [int(part) for part in text.split(",")], metavar="N,N…", help="watched files"
@@ -150,7 +155,7 @@ def _is_missing(pattern: str, name: str) -> bool:
 def _run_all(arms: list[Arm], options: argparse.Namespace) -> tuple[Done, bool]:
     """Run blocks: in each, every arm once, in random order, with the same gaps. Also say whether an arm failed."""
     has_failed = False
-    order, stimulus = random.Random(options.seed), Stimulus(options.gap_us, options.stimulus)
+    order = random.Random(options.seed)
     done: Done = {arm: [] for arm in arms}
     blocks = math.ceil(options.samples / options.per_round)
     try:
@@ -160,12 +165,12 @@ def _run_all(arms: list[Arm], options: argparse.Namespace) -> tuple[Done, bool]:
             for arm in list(arms):
                 if sys.stderr.isatty():
                     print(f"\r\033[Kblock {block + 1} of {blocks}: {arm.name} ", end="", file=sys.stderr, flush=True)
-                wait_until_quiet(options.quiet)
+                _wait_until_quiet(options.quiet)
                 try:
-                    done[arm].append(run_round(arm, options.per_round, seed, stimulus, is_tracing=bool(options.trace)))
-                except (Skipped, ArmFailed) as reason:
+                    done[arm].append(run_round(_plan(arm, options, seed, block)))
+                except (CannotRunError, ArmFailed) as reason:
                     files = f" with {arm.idle_fds + 1} files" if arm.idle_fds else ""
-                    _say(f"{arm.name}{files}: {'skipped' if isinstance(reason, Skipped) else 'FAILED'}: {reason}")
+                    _say(f"{arm.name}{files}: {'FAILED' if isinstance(reason, ArmFailed) else 'skipped'}: {reason}")
                     has_failed |= isinstance(reason, ArmFailed)
                     arms.remove(arm)
                     done[arm].clear()
@@ -176,39 +181,59 @@ def _run_all(arms: list[Arm], options: argparse.Namespace) -> tuple[Done, bool]:
     return {arm: rounds for arm, rounds in done.items() if rounds}, has_failed
 
 
-def _provenance(options: argparse.Namespace) -> dict[str, object]:
-    def output(*argv: str) -> str:
-        try:
-            return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
+def _plan(arm: Arm, options: argparse.Namespace, seed: int, block: int) -> Plan:
+    """Return one round of this arm, as the cases of the instrument have it."""
+    engine, guest, name = (
+        ("c", "spin" if "kvm" in arm.name else "idle", arm.name) if arm.is_c else arm.name.split(":", 2)
+    )
+    case = cases.get("wake-busy" if guest == "spin" else "fanin")
+    parameters = {**case.defaults(), "idle_us": float(options.gap_us), "memory_mib": 2}
+    if guest == "idle":
+        parameters["sources"] = arm.idle_fds + 1
+    if options.stimulus == "busy":
+        parameters["lead_us"] = _NEVER_ASLEEP_US
+    return Plan(
+        arm=arm.name,
+        case=case.name,
+        engine=engine,
+        waker=name,
+        parameters=parameters,
+        rings=options.per_round,
+        seed=seed,
+        block=block,
+        is_tracing=bool(options.trace) and not arm.is_c,
+        patience_s=10.0,
+    )
 
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    is_dirty = output("git", "status", "--porcelain", "-uno") != ""
-    return {
+
+def _wait_until_quiet(patience_s: float) -> None:
+    """Return when the machine has had next to nothing to do for a moment, or when patience ends.
+
+    What waits before a round is honest; dropping a round after it is not.
+    """
+    end, before = time.monotonic() + patience_s, provenance.Ticks.now()
+    while time.monotonic() < end:
+        time.sleep(_QUIET_S)
+        now = provenance.Ticks.now()
+        if now.since(before).busy() <= _QUIET_SHARE:
+            return
+        before = now
+
+
+def _write_json(options: argparse.Namespace, host: dict[str, object], done: Done) -> None:
+    run = {
         "schema": SCHEMA,
         "kind": "run",
         "command": shlex.join(["scripts/latency", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": options.seed,
-        "revision": output("git", "rev-parse", "--short=12", "HEAD") + ("+changes" if is_dirty else ""),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "cc": output(os.environ.get("CC", "cc"), "--version").partition("\n")[0],
         "gap_us": options.gap_us,
         "stimulus": options.stimulus,
         "quiet_s": options.quiet,
         "per_round": options.per_round,
+        **host,
     }
-
-
-def _write_json(options: argparse.Namespace, provenance: dict[str, object], done: Done) -> None:
     with options.json.open("w") as file:
-        print(json.dumps(provenance), file=file)
+        print(json.dumps(run), file=file)
         for arm, rounds in done.items():
             latencies = pool(rounds)
             line: dict[str, object] = {
@@ -217,16 +242,14 @@ def _write_json(options: argparse.Namespace, provenance: dict[str, object], done
                 "arm": arm.name,
                 "watched": arm.idle_fds + 1,
                 "n": len(latencies),
-                "lost": sum(round_.lost for round_ in rounds),
+                "lost": sum(len(round_.lost_seqs) for round_ in rounds),
                 **{f"p{q * 100:g}_ns": quantile(latencies, q) for q, needed in QUANTILES if len(latencies) >= needed},
                 "max_ns": max(latencies, default=None),
                 "cpu_ns_per_wake": round(cpu_us(rounds) * 1e3),
-                "others": round(statistics.fmean(round_.others for round_ in rounds), 3),
                 "p50_ns_of_rounds": [p50([round_]) for round_ in rounds],
             }
             if options.raw:
-                line["latencies_ns"] = [round_.latencies for round_ in rounds]
-                line["latencies_since_intended_ns"] = [round_.latencies_since_intended for round_ in rounds]
+                line["latencies_ns"] = [round_.latencies_ns.tolist() for round_ in rounds]
                 line["seeds"] = [round_.seed for round_ in rounds]
             print(json.dumps(line), file=file)
 

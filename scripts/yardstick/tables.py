@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hops import hops
-from rounds import Arm, Round
+from launcher.bench.records import Round
+from launcher.bench.summary import summarise
+
+
+class Arm(NamedTuple):
+    """What is measured: `c:PROGRAM` or `ENGINE:GUEST:WAKER`, with so many idle files watched besides."""
+
+    name: str
+    idle_fds: int = 0
+
+    @property
+    def is_c(self) -> bool:
+        """Whether it is one of the yardstick's programs."""
+        return self.name.startswith("c:")
+
 
 Done = dict[Arm, list[Round]]
 
@@ -37,20 +49,15 @@ TARGETS = (
 
 def print_table(done: Done) -> None:
     """Print each arm's quantiles, what it lost, and what it cost."""
-    print(
-        f"\n{'arm':34} {'n':>6} {'p50':>7} {'p90':>7} {'p99':>7} {'max':>8} {'p50 since':>9} {'lost':>4} "
-        f"{'CPU per':>8} {'others':>6}"
-    )
-    print(f"{'':34} {'':6} {'µs':>7} {'µs':>7} {'µs':>7} {'µs':>8} {'intended':>9} {'':4} {'wake, µs':>8} {'used':>6}")
+    print(f"\n{'arm':34} {'n':>6} {'p50':>7} {'p90':>7} {'p99':>7} {'max':>8} {'lost':>4} {'CPU per':>8}")
+    print(f"{'':34} {'':6} {'µs':>7} {'µs':>7} {'µs':>7} {'µs':>8} {'':4} {'wake, µs':>8}")
     for arm, rounds in done.items():
         latencies = pool(rounds)
         columns = [_shown(latencies, q, needed) for q, needed in QUANTILES]
-        intended = sorted(latency for round_ in rounds for latency in round_.latencies_since_intended)
         print(
             f"{arm.name:34} {len(latencies):6} {' '.join(f'{text:>7}' for text in columns)} "
-            f"{latencies[-1] / 1e3 if latencies else math.nan:8.1f} {_shown(intended, 0.5, 1):>9} "
-            f"{sum(round_.lost for round_ in rounds):4} {cpu_us(rounds):8.1f} "
-            f"{statistics.fmean(round_.others for round_ in rounds):6.0%}"
+            f"{latencies[-1] / 1e3 if latencies else math.nan:8.1f} "
+            f"{sum(len(round_.lost_seqs) for round_ in rounds):4} {cpu_us(rounds):8.1f}"
         )
 
 
@@ -71,7 +78,7 @@ def print_targets(done: Done) -> None:
             continue
         ratio, spread = _ratio(rounds, by_name[base])
         verdict = f"{target.factor:7.1f}  {'met' if ratio <= target.factor else 'NOT met'}" if target else f"{'':7}"
-        shown = f"{name} ({rounds[0].arm.name.rpartition(':')[2]})" if name == BEST else name
+        shown = f"{name} ({rounds[0].arm.rpartition(':')[2]})" if name == BEST else name
         print(f"{shown:34} {ratio:6.2f} {spread:>13}  {verdict}  of {base}")
         floor = _KVM_FLOORS.get(name.removeprefix("kvm:spin:").partition("/")[0])
         if floor in by_name:
@@ -104,21 +111,23 @@ def print_curve(done: dict[Arm, list[Round]], sizes: Sequence[int]) -> None:
         first, last = row[0], row[-1]
         if first and last:
             print(f"   {sizes[-1]} / {sizes[0]}: {p50(last) / p50(first):.2f}", end="")
-        lost = sum(round_.lost for rounds in row if rounds for round_ in rounds)
+        lost = sum(len(round_.lost_seqs) for rounds in row if rounds for round_ in rounds)
         print(f"   {lost} LOST" if lost else "")
 
 
 def print_hops(done: Done) -> None:
     """Print the median of each hop."""
     for arm, rounds in done.items():
-        print(f"\n{arm.name}: p50 {p50(rounds) / 1e3:.1f} µs from sent to read, with stamps; medians of the hops:")
-        for name, median_us, count in hops(rounds):
-            print(f"  {name:24} {median_us:7.1f} µs  ({count})")
+        (summary,) = summarise(rounds)
+        cost = "" if summary.ns_per_stamp is None else f" ({summary.ns_per_stamp / 1e3:.2f} µs each)"
+        print(f"\n{arm.name}: p50 {p50(rounds) / 1e3:.1f} µs, with stamps{cost}; medians of the hops:")
+        for name, (ns, count) in summary.hops_ns.items():
+            print(f"  {name:24} {ns / 1e3:7.1f} µs  ({count})")
 
 
 def pool(rounds: Sequence[Round]) -> list[int]:
     """Return all latencies in order."""
-    return sorted(latency for round_ in rounds for latency in round_.latencies)
+    return sorted(int(latency) for round_ in rounds for latency in round_.latencies_ns)
 
 
 def p50(rounds: Sequence[Round]) -> float:
@@ -137,4 +146,4 @@ def _shown(ordered_ns: Sequence[int], q: float, needed: int) -> str:
 
 def cpu_us(rounds: Sequence[Round]) -> float:
     """CPU time of Launcher and Waker processes for each ring; a Guest that computes is part of its Launcher."""
-    return statistics.fmean(round_.cpu_ns / max(1, len(round_.read)) for round_ in rounds) / 1e3
+    return (summarise(rounds)[0].cpu_ns or math.nan) / 1e3

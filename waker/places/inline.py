@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from shared.breaker import INLINE, BreakHandle, ExitFlag
 from shared.errors import SourceRefused, UsageError
+from shared.fault import Fault
 from shared.memory import GuestMemory
 from shared.page import BREAKS, WAKES, Page
 from shared.trace import WAKER_LANE, Stage, Trace
@@ -29,7 +30,9 @@ class InlineWaker:
 
     kind: ClassVar[str] = INLINE
 
-    def __init__(self, page: Page, flag: ExitFlag, make: Callable[[ExitFlag], InlineStrategy]) -> None:
+    def __init__(
+        self, page: Page, flag: ExitFlag, make: Callable[[ExitFlag], InlineStrategy], fault: Fault | None = None
+    ) -> None:
         """Make it in the vCPU's thread; it watches nothing before `begin`."""
         self.pid = os.getpid()
         self._words = page.words
@@ -42,6 +45,7 @@ class InlineWaker:
         self._is_asked = False  # by somebody else: a watchdog, a death
         self._is_broken = False
         self._is_held = False
+        self._strike = None if fault is None else fault.strikes()
 
     # What the vCPU asks of its breaker.
 
@@ -126,6 +130,9 @@ class InlineWaker:
                     self._trace.stamp(Stage.BREAK)
                 self._words[BREAKS] += 1
                 self._is_held = True
+                if self._strike is not None and self._strike():
+                    self._is_held = False  # made, and lost: what fired stays silent, and what else fires is a new one
+                    return self._is_broken
             self._is_broken = True
         else:
             self._strategy.rearm(fired)

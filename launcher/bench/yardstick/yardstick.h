@@ -1,7 +1,7 @@
 /* What the programs here share: rings, what is written down about them, and how an arm begins and ends.
  *
- * An arm is started with the read end of a pipe, which a stimulus rings, and a shared file in which it notes each
- * ring as soon as it has read it: whoever measures counts there what was lost, also when the arm hangs.
+ * An arm is started with the read end of a pipe, which a stimulus rings with a byte, and the ledger: a row for each ring,
+ * in which it notes when it read it. Whoever measures counts there what was lost, also when the arm hangs.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,25 +22,25 @@
 #include <time.h>
 #include <unistd.h>
 
-struct ring { /* down the pipe; times are CLOCK_MONOTONIC */
-    uint64_t sent_ns; /* taken immediately before the write */
-    uint64_t intended_ns;
+struct row { /* launcher/bench/ledger.py; times are CLOCK_MONOTONIC */
+    uint64_t intended_ns, sent_ns; /* the stimulus' */
+    uint64_t served_ns;            /* ours, taken immediately after the read */
+    uint64_t wake;                 /* ours: which of our reads that was */
+    uint64_t source;
 };
 
-struct sample { /* in the shared file */
-    struct ring ring;
-    uint64_t read_ns; /* taken immediately after the read */
-};
-
-struct record {
-    uint64_t count;
-    struct sample samples[];
+struct ledger {
+    uint64_t published;
+    uint64_t served;
+    uint64_t wakes;
+    uint64_t spare[5];
+    struct row rows[];
 };
 
 struct arm {
     int pipe;
-    unsigned samples, idle_fds;
-    struct record *record;
+    unsigned rings, idle_fds;
+    struct ledger *ledger;
 };
 
 static inline void die(const char *what)
@@ -62,35 +62,42 @@ static inline uint64_t now_ns(void)
     return now.tv_sec * 1000000000ull + now.tv_nsec;
 }
 
-/* PROGRAM PIPE_FD RECORD_FD SAMPLES IDLE_FDS: the second is what `samples` are written to, the last is how many files
- * at which nothing ever happens are watched besides the pipe. */
+/* PROGRAM PIPE_FD LEDGER_FD RINGS IDLE_FDS: the last is how many files at which nothing ever happens are watched
+ * besides the pipe. */
 static inline struct arm arm_from(int argc, char **argv)
 {
     if (argc != 5) {
-        fprintf(stderr, "usage: %s PIPE_FD RECORD_FD SAMPLES IDLE_FDS; scripts/latency starts this\n", argv[0]);
+        fprintf(stderr, "usage: %s PIPE_FD LEDGER_FD RINGS IDLE_FDS; launcher bench starts this\n", argv[0]);
         exit(2);
     }
-    struct arm arm = {.pipe = atoi(argv[1]), .samples = atoi(argv[3]), .idle_fds = atoi(argv[4])};
-    size_t size = sizeof(struct record) + arm.samples * sizeof(struct sample);
-    arm.record = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
-    must(arm.record != MAP_FAILED, "mmap");
+    struct arm arm = {.pipe = atoi(argv[1]), .rings = atoi(argv[3]), .idle_fds = atoi(argv[4])};
+    must(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "prctl"); /* nobody is left to measure for */
+    size_t size = sizeof(struct ledger) + arm.rings * sizeof(struct row);
+    arm.ledger = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
+    must(arm.ledger != MAP_FAILED, "mmap");
     return arm;
 }
 
 static inline int is_done(const struct arm *arm)
 {
-    return arm->record->count >= arm->samples;
+    return arm->ledger->served >= arm->rings;
 }
 
 /* Serve the device: read what was rung, and note when. A late or mistaken wake finds nothing to read. */
 static inline void take_rings(const struct arm *arm)
 {
-    struct ring rings[64];
+    char rings[4096];
     ssize_t got = read(arm->pipe, rings, sizeof(rings));
-    uint64_t read_ns = now_ns();
+    uint64_t now = now_ns();
     must(got >= 0 || errno == EAGAIN, "read of the pipe");
-    for (ssize_t at = 0; at < got / (ssize_t)sizeof(rings[0]) && !is_done(arm); at++)
-        arm->record->samples[arm->record->count++] = (struct sample){rings[at], read_ns};
+    if (got > 0)
+        arm->ledger->wakes++;
+    for (; got > 0 && !is_done(arm); got--) {
+        struct row *row = &arm->ledger->rows[arm->ledger->served];
+        row->served_ns = now;
+        row->wake = arm->ledger->wakes;
+        arm->ledger->served++;
+    }
 }
 
 /* Add the idle files to a set for select(); return the highest fd. Whoever waits opens them. */

@@ -1,0 +1,1 @@
+"""The instrument: cases, rounds and receipts; statistics and verdicts; reports."""

@@ -1,0 +1,59 @@
+"""Where a wake-up's time goes: each ring followed from stage to stage, by the stamps of both sides."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.int64]]
+
+# From the stimulus' stamp to the ring being read, and on until the Waker may look again.
+_STAGES_BEFORE_READ = ("SEEN", "BREAK", "LEFT")
+_STAGES_AFTER_READ = ("INTERRUPT", "SERVICED", "RELEASED")
+
+
+def in_order(hop: tuple[str, object]) -> tuple[int, ...]:
+    """Return what sorts named hops by when they happen."""
+    stages = ("READY", *_STAGES_BEFORE_READ, "READ", *_STAGES_AFTER_READ)
+    return tuple(stages.index(stage) if stage in stages else len(stages) for stage in hop[0].split("→"))
+
+
+def hops(stamps: Sequence[tuple[str, int]], sent: Sequence[int], served: Sequence[int]) -> dict[str, Array]:
+    """Return the time of each hop in ns, of all rings that went that way, in order.
+
+    READY is when the stimulus rang, READ when the device had read it.
+    """
+    by_stage: dict[str, list[int]] = {}
+    for stage, time_ns in sorted(stamps, key=lambda stamp: stamp[1]):
+        by_stage.setdefault(stage, []).append(time_ns)
+    # A lane holds so many stamps and no more: what came before the oldest one of a lane cannot be followed.
+    since_ns = max((times[0] for times in by_stage.values()), default=0)
+    took: dict[str, list[int]] = {}
+    for sent_ns, read_ns in zip(sent, served, strict=True):
+        if sent_ns >= since_ns:
+            for (before, began_ns), (after, ended_ns) in pairwise(_path(by_stage, sent_ns, read_ns)):
+                took.setdefault(f"{before}→{after}", []).append(ended_ns - began_ns)
+    return {hop: np.array(times, dtype=np.int64) for hop, times in took.items()}
+
+
+def _path(by_stage: dict[str, list[int]], sent_ns: int, read_ns: int) -> list[tuple[str, int]]:
+    path = [("READY", sent_ns)]
+    for stage in _STAGES_BEFORE_READ:
+        time_ns = _first_since(by_stage.get(stage, []), path[-1][1])
+        if time_ns is not None and time_ns <= read_ns:  # a busy Launcher needs no break
+            path.append((stage, time_ns))
+    path.append(("READ", read_ns))
+    for stage in _STAGES_AFTER_READ:
+        time_ns = _first_since(by_stage.get(stage, []), path[-1][1])
+        if time_ns is not None:
+            path.append((stage, time_ns))
+    return path
+
+
+def _first_since(times_ns: Sequence[int], since_ns: int) -> int | None:
+    at = bisect_left(times_ns, since_ns)
+    return times_ns[at] if at < len(times_ns) else None

@@ -1,0 +1,237 @@
+"""`launcher bench` as a user has it: a table, receipts that survive, exit codes, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launcher.bench import receipts
+from launcher.bench.cases import CASES
+from tests.support.sessions import (
+    LAUNCHER,
+    environment,
+    only_sentence,
+    run_launcher,
+    session,
+)
+from tests.support.until import until
+
+QUICK = ("bench", "--engine=python", "--samples=20", "--set=warmup=0")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """Give an environment whose state and cache are the test's own; what is compiled once is everybody's."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return environment(XDG_STATE_HOME=str(tmp_path / "state"), XDG_CACHE_HOME=cache)
+
+
+def stored(env: dict[str, str]) -> receipts.Receipts:
+    """Return what the one bench of this test wrote, where nobody said where to."""
+    (path,) = (Path(env["XDG_STATE_HOME"]) / "lguest-launcher" / "receipts").iterdir()
+    return receipts.read(path)
+
+
+def test_it_prints_a_row_for_each_arm_and_keeps_the_rounds(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--waker=thread/poll", "--waker=inline/s*", "--seed=7", env=env)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.decode()
+    assert "\x1b" not in table
+    rows = {line.split()[0]: line.split() for line in table.splitlines()}
+    assert {"thread/poll", "inline/sigio", "spin/direct"} <= rows.keys()
+    assert rows["thread/poll"][1] == "20"
+    assert rows["thread/poll"][-1] == "0"
+    assert "p99" not in table.splitlines()[0]  # twenty rings cannot say
+    assert table.splitlines()[-1].startswith("next: launcher duel ")
+    read = stored(env)
+    assert (read.run.kind, read.run.host["seed"]) == ("bench", 7)
+    assert {"kernel", "cpu", "nested", "governor", "steal_percent", "load", "gil", "git"} <= read.run.host.keys()
+    assert set(read.arms()) >= {"thread/poll", "inline/sigio", "spin/direct"}
+    assert all(len(round_.latencies_ns) == 20 for round_ in read.rounds)
+
+
+def test_the_table_can_be_printed_again_from_the_rounds(env: dict[str, str]) -> None:
+    first = run_launcher(*QUICK, "--waker=thread/poll", "-o", "rounds.jsonl", env=env, cwd=env_folder(env))
+    again = run_launcher("bench", "--show", str(env_folder(env) / "rounds.jsonl"), env=env)
+    assert (first.returncode, again.returncode, again.stderr) == (0, 0, b"")
+    assert again.stdout == first.stdout
+
+
+def env_folder(env: dict[str, str]) -> Path:
+    folder = Path(env["XDG_STATE_HOME"])
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_json_is_an_object_for_each_arm_and_one_at_the_end(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--waker=thread/poll", "--set=idle_us=100,300", "--json", env=env)
+    *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
+    named = [arm for arm in arms if arm["waker"] == "thread/poll"]
+    assert sorted(arm["arm"] for arm in named) == ["thread/poll idle_us=100.0", "thread/poll idle_us=300.0"]
+    assert all(arm["n"] == 20 and arm["lost"] == [] for arm in arms)
+    assert last["kind"] == "bench"
+    assert last["front"]
+    assert {"next"} <= last.keys()
+
+
+def test_a_lost_wake_up_is_4_with_what_it_takes_to_replay_it(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--waker=process/select+drop=1", "--patience=1", "--seed=7", env=env)
+    assert done.returncode == 4
+    said = done.stderr.decode()
+    assert "LOST: process/select+drop=1: ring 0 and 19 more woke nobody" in said
+    assert f"seed {stored(env).of_arm('process/select+drop=1')[0].seed}" in said
+    assert "--seed 7" in said
+
+
+def test_a_waker_that_is_only_slow_is_not_lost(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--waker=process/select+delay=300", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    (arm,) = [json.loads(line) for line in done.stdout.splitlines() if b"delay" in line and b'"arm"' in line[:20]]
+    assert arm["quantiles_ns"]["p50"] > 300_000
+
+
+@pytest.mark.parametrize("signo", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_on_a_terminal_it_prints_what_was_measured(env: dict[str, str], signo: signal.Signals) -> None:
+    args = ("bench", "--engine=python", "--waker=thread/poll", "--samples=2000000", "--seed=1", "--json")
+    with session(*args, env=env) as at:
+        until(lambda: receipts_lines(env) > 3, "no rounds")
+        if signo == signal.SIGINT:
+            at.type(b"\x03")
+        else:
+            at.process.send_signal(signo)
+        assert at.finish() == 130
+        assert b'"kind": "arm"' in at.shown
+        assert b"interrupted" in at.said
+    assert len(stored(env).rounds) >= 3
+
+
+def receipts_lines(env: dict[str, str]) -> int:
+    folder = Path(env["XDG_STATE_HOME"]) / "lguest-launcher" / "receipts"
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
+
+
+def test_killed_it_leaves_whole_rounds_and_no_process(env: dict[str, str]) -> None:
+    argv = [*LAUNCHER, "bench", "--engine=python", "--waker=process/select", "--samples=2000000"]
+    with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
+        until(lambda: receipts_lines(env) > 3, "no rounds")
+        children = descendants(bench.pid)
+        bench.kill()
+    until(lambda: not any(is_running(pid) for pid in children), "something was left behind")
+    assert len(stored(env).rounds) >= 3
+
+
+def descendants(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+# ---- What is refused ----
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("--case=nap",), "case 'nap' is not known; there are wake, "),
+        (("--waker=process/selct",), "waker 'process/selct' is not known; there are "),
+        (("--waker=process/select+drop=0",), "fault 'drop=0' is not "),
+        (("--waker=process/select+delay=soon",), "fault 'delay=soon' is not "),
+        (("--waker=c:*", "--case=echo"), "'c:*' is nothing that case echo has; "),
+        (("--engine=warp",), "engine 'warp' is not known; there are "),
+        (("--set=idle_us",), "setting 'idle_us' is not NAME=VALUE; case wake has "),
+        (("--set=idle_us=long",), "parameter idle_us=long is not a number"),
+        (("--set=idle_us=0",), "parameter idle_us=0 is outside 1 to "),
+        (("--set=depth=1",), "case wake has no parameter 'depth'; there are "),
+        (("--pin=loose",), "parameter pin=loose is none of free, same, apart"),
+        (("--samples=0",), "argument --samples: '0' is not between 1 and "),
+        (("--seconds=0",), "argument --seconds: '0' is not between 0 and "),
+        (("--show=/no/such/file",), "/no/such/file: No such file or directory"),
+    ],
+)
+def test_bad_input_is_one_sentence(args: tuple[str, ...], sentence: str, env: dict[str, str]) -> None:
+    done = run_launcher("bench", *args, env=env)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert only_sentence(done.stderr).startswith(sentence)
+
+
+def test_receipts_are_not_written_over_what_is_there(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    done = run_launcher(*QUICK, "-o", str(tmp_path / "mine"), env=env)
+    assert done.returncode == 1
+    assert b"is there already; name another file" in done.stderr
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_pair_that_nothing_here_can_run_is_77(env: dict[str, str]) -> None:
+    done = run_launcher("bench", "--engine=python", "--waker=thread/poll+immediate", env=env)
+    assert (done.returncode, done.stdout) == (77, b"")
+    assert b"breaker 'immediate' cannot stop engine python" in done.stderr
+
+
+def test_a_pattern_leaves_out_what_cannot_be_with_the_reason(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--case=churn", "--waker=*/poll+ring-aware", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"fork/poll+ring-aware is left out: waker 'fork/poll+ring-aware': a forked Waker has " in done.stderr
+    arms = [json.loads(line).get("arm") for line in done.stdout.splitlines()]
+    assert {"thread/poll+ring-aware", "process/poll+ring-aware"} <= set(arms)
+
+
+def test_a_waker_that_the_case_is_too_large_for_is_77_and_says_so(env: dict[str, str]) -> None:
+    args = ("--case=fanin", "--waker=process/select", "--set=sources=1100", "--samples=5")
+    done = run_launcher("bench", "--engine=python", *args, env=env)
+    assert b"FD_SETSIZE" in done.stderr
+    assert done.returncode == 77
+
+
+def test_stored_receipts_without_a_round_are_5(env: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    receipts.Writer.create(path, receipts.Run("launcher bench", "bench", {})).close()
+    done = run_launcher("bench", "--show", str(path), env=env)
+    assert done.returncode == 5
+    assert only_sentence(done.stderr).endswith("nothing was measured")
+
+
+def test_without_a_compiler_the_table_has_no_ratio_and_the_reason_is_said(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--waker=thread/poll", env=env | {"CC": "/no/such/cc"})
+    assert done.returncode == 0
+    assert b"the yardstick in C is left out: there is no C compiler (/no/such/cc)" in done.stderr
+    assert b"x C" not in done.stdout
+
+
+def test_cases_are_listed_with_what_they_measure_and_what_can_be_set() -> None:
+    rows = [json.loads(line) for line in run_launcher("list", "cases", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows] == list(CASES)
+    for row in rows:
+        assert row["why_not"] is None
+        assert row["measures"]
+        assert {"default", "help"} <= row["parameters"]["pin"].keys()
+
+
+def test_the_doctor_gives_a_remedy_for_all_that_it_minds() -> None:
+    done = run_launcher("doctor", "--json")
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert {"engine python", "io_uring", "open files", "processors", "steal", "jitter", "timer"} <= {
+        finding["check"] for finding in findings
+    }
+    assert {finding["level"] for finding in findings} <= {"PASS", "WARN", "FAIL"}
+    assert all(finding["remedy"] for finding in findings if finding["level"] != "PASS")
+
+
+def test_the_doctor_speaks_to_people_too() -> None:
+    done = run_launcher("doctor", env=environment(NO_COLOR="1"))
+    assert done.returncode == 0
+    assert b"PASS engine python: " in done.stdout
+    assert b"\x1b" not in done.stdout

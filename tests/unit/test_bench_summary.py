@@ -1,0 +1,192 @@
+"""What rounds come to, on rounds that are made up: quantiles, ratios, costs, the front, and what is said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from launcher.bench.cases import get
+from launcher.bench.hops import hops
+from launcher.bench.records import Round, Usage
+from launcher.bench.rounds import Placement, placement
+from launcher.bench.session import ArmPlan, choose_amount
+from launcher.bench.summary import front, summarise
+from launcher.bench.table import lost_remarks, next_command, remarks
+from shared.errors import CannotRunError
+
+
+def a_round(
+    name: str,
+    latencies_us: list[float],
+    block: int = 0,
+    cpu_us: float = 10,
+    engine: str = "python",
+    counts: dict[str, int] | None = None,
+    lost: tuple[int, ...] = (),
+    case: str = "wake",
+) -> Round:
+    served = len(latencies_us)
+    return Round(
+        arm=name,
+        case=case,
+        engine="c" if name.startswith("c:") else engine,
+        waker=name,
+        parameters={},
+        seed=100 + block,
+        block=block,
+        position=0,
+        started="",
+        duration_ns=1,
+        latencies_ns=np.array([int(us * 1e3) for us in latencies_us], dtype=np.int64),
+        counts={"served": served, "sent": served, "coalesced": 0, **(counts or {})},
+        lost_seqs=list(lost),
+        usage=[
+            Usage("launcher", int(cpu_us * 1e3) * served, 2 * served, served, 1 << 20),
+            Usage("launcher:thread", 5, served, 0, None),
+            Usage("waker", 0, 0, 0, 2 << 20),
+            Usage("stimulus", 10**9, 10**6, 0, 1 << 30),
+        ],
+        ended="hung" if lost else "ok",
+    )
+
+
+def test_arms_are_sorted_by_their_median_and_pooled_over_blocks() -> None:
+    rounds = [a_round("thread/poll", [3.0] * 5, 0), a_round("process/poll", [2.0] * 5, 0)]
+    rounds += [a_round("thread/poll", [1.0] * 6, 1)]
+    first, second = summarise(rounds)
+    assert (first.arm, first.n, first.p50_ns) == ("thread/poll", 11, 1000.0)
+    assert (second.arm, second.rounds) == ("process/poll", 1)
+
+
+@pytest.mark.parametrize(("n", "names"), [(4, []), (5, ["p50"]), (29, ["p50", "p90"]), (299, ["p50", "p90", "p99"])])
+def test_a_quantile_is_there_only_where_the_sample_can_say(n: int, names: list[str]) -> None:
+    (summary,) = summarise([a_round("thread/poll", [1.0] * n)])
+    assert list(summary.quantiles_ns) == names
+
+
+def test_costs_are_those_of_launcher_and_waker_for_each_ring_and_threads_count_once() -> None:
+    (summary,) = summarise([a_round("process/poll", [1.0] * 10, cpu_us=7)])
+    assert summary.cpu_ns == 7000
+    assert summary.switches == 3
+    assert summary.pss_bytes == 3 << 20
+
+
+def test_the_ratio_is_of_the_same_algorithm_in_c_block_by_block() -> None:
+    rounds = []
+    for block, slowness in enumerate((1, 50, 1)):  # the machine was slow for a block, for all alike
+        rounds += [
+            a_round("process/poll", [6.0 * slowness] * 9, block),
+            a_round("thread/poll", [3.0 * slowness] * 9, block),
+            a_round("c:process_select", [3.0 * slowness] * 9, block),
+            a_round("c:thread_select", [2.0 * slowness] * 9, block),
+        ]
+    found = {summary.arm: (summary.base, summary.ratio) for summary in summarise(rounds)}
+    assert found["process/poll"] == ("c:process_select", 2.0)
+    assert found["thread/poll"] == ("c:thread_select", 1.5)
+    assert found["c:thread_select"] == (None, None)
+
+
+def test_without_the_yardstick_there_is_no_ratio() -> None:
+    (summary,) = summarise([a_round("process/poll", [1.0] * 9)])
+    assert (summary.base, summary.ratio) == (None, None)
+
+
+def test_the_front_holds_those_that_nobody_beats_in_all_three() -> None:
+    summaries = summarise(
+        [
+            a_round("inline/uring", [1.0] * 9, cpu_us=5),  # the fastest and cheapest
+            a_round("thread/poll", [2.0] * 9, cpu_us=6),  # no better than inline in anything
+            a_round("fork/poll", [4.0] * 9, cpu_us=8),  # better isolated than those, worse than process
+            a_round("process/poll", [3.0] * 9, cpu_us=7),
+            a_round("process/spin", [2.5] * 9, cpu_us=90),  # faster than process/poll, and dear
+            a_round("process/select", [0.5] * 9, cpu_us=1, lost=(3,)),  # what loses wins nothing
+            a_round("c:direct", [0.1] * 9, cpu_us=0),
+            a_round("spin/direct", [0.1] * 9, cpu_us=0),
+        ]
+    )
+    assert {summary.arm for summary in front(summaries)} == {"inline/uring", "process/poll", "process/spin"}
+
+
+def test_what_is_lost_is_named_with_all_it_takes_to_replay_it() -> None:
+    summaries = summarise([a_round("process/poll", [1.0] * 9, 2, lost=(9, 10))])
+    (said,) = lost_remarks(summaries, 77)
+    assert "process/poll: ring 9 and 1 more woke nobody (block 2, its gaps are of seed 102)" in said
+    assert said.endswith("--seed 77")
+    assert next_command(get("wake"), summaries).startswith("launcher check --waker process/poll")
+
+
+def test_the_next_command_is_a_duel_of_the_best_two() -> None:
+    summaries = summarise([a_round(name, [us] * 9) for name, us in (("thread/poll", 2.0), ("inline/uring", 1.0))])
+    assert next_command(get("wake"), summaries) == "launcher duel inline/uring thread/poll --case wake --engine python"
+    assert next_command(get("wake"), summaries[:1]) == "launcher bench --case wake-busy --engine python"
+
+
+def test_the_harness_alone_is_compared_with_plain_c() -> None:
+    summaries = summarise([a_round("spin/direct", [2.0] * 9), a_round("c:direct", [4.0] * 9)])
+    assert "the harness alone (spin/direct): 0.50 x c:direct" in remarks(get("wake"), summaries)
+
+
+# ---- How much, and where ----
+
+
+def arms(count: int, case: str = "wake", **settings: float) -> list[ArmPlan]:
+    return [ArmPlan(str(n), "python", "thread/poll", {**get(case).defaults(), **settings}) for n in range(count)]
+
+
+def test_so_many_samples_are_so_many_blocks() -> None:
+    amount = choose_amount(get("wake"), arms(2), 1200, None)
+    assert amount.rings * amount.blocks >= 1200
+    assert amount.blocks == 3
+
+
+@pytest.mark.parametrize("count", [1, 5, 27, 100])
+@pytest.mark.parametrize("idle_us", [1.0, 200.0, 10_000.0])
+def test_the_time_there_is_bounds_a_round_of_all_arms(count: int, idle_us: float) -> None:
+    amount = choose_amount(get("wake"), arms(count, idle_us=idle_us), None, None)
+    assert amount.seconds == 45.0
+    assert 60 <= amount.rings <= 1000
+
+
+def test_bursts_are_whole() -> None:
+    case = get("burst")
+    plans = [ArmPlan("a", "python", "thread/poll", {**case.defaults(), "burst": 64})]
+    assert choose_amount(case, plans, 100, None).rings == 64
+    assert choose_amount(case, plans, None, 10.0).rings % 64 == 0
+
+
+def test_pinned_apart_a_stimulus_is_not_where_the_guest_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {2, 5})
+    assert placement("free", is_busy=False) is None
+    assert placement("same", is_busy=False) == Placement(2, 2, 5)
+    assert placement("apart", is_busy=False) == Placement(2, 5, 2)
+    assert placement("apart", is_busy=True) == Placement(2, 5, 5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {2, 5, 7})
+    assert placement("apart", is_busy=True) == Placement(2, 5, 7)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {2})
+    with pytest.raises(CannotRunError, match="needs two processors"):
+        placement("apart", is_busy=False)
+
+
+# ---- Hops ----
+
+
+def test_a_ring_is_followed_from_stage_to_stage() -> None:
+    stamps = [("SEEN", 110), ("BREAK", 120), ("LEFT", 150), ("INTERRUPT", 180), ("SERVICED", 190), ("RELEASED", 200)]
+    stamps += [(stage, time_ns + 1000) for stage, time_ns in stamps]
+    found = hops(stamps, [100, 1100], [160, 1160])  # the first one is sent when the lanes begin
+    assert {name: times.tolist() for name, times in found.items()} == {
+        "READY→SEEN": [10],
+        "SEEN→BREAK": [10],
+        "BREAK→LEFT": [30],
+        "LEFT→READ": [10],
+        "READ→INTERRUPT": [20],
+        "INTERRUPT→SERVICED": [10],
+        "SERVICED→RELEASED": [10],
+    }
+
+
+def test_a_ring_that_found_the_launcher_awake_needs_no_break() -> None:
+    found = hops([("SEEN", 5), ("LEFT", 6), ("SERVICED", 300)], [10], [20])
+    assert set(found) == set()  # nothing before the youngest lane's first stamp can be followed
+    found = hops([("LEFT", 6), ("SERVICED", 8), ("SERVICED", 300)], [10], [20])
+    assert {name: times.tolist() for name, times in found.items()} == {"READY→READ": [10], "READ→SERVICED": [280]}
