@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "args", nargs="*", metavar="ARG", help="what the Guest is given besides; after -- if it begins with -"
     )
-    run.add_argument("--engine", default="auto", help="what runs the Guest: auto, kvm, python (default: %(default)s)")
+    run.add_argument("--engine", default="auto", help="what runs the Guest: auto, kvm, unicorn, python (%(default)s)")
     run.add_argument(
         "--waker",
         default=DEFAULT_WAKER,
