@@ -12,7 +12,7 @@ two halves, and each breaker keeps both:
 |-----------|---------------------------------------------------|-----------------------------------------------------|
 | signal    | a signal that is blocked: it is pending           | kvm (KVM_RUN opens the mask by itself) and the rest |
 | immediate | a byte in kvm_run that KVM reads on entry         | kvm; the signal after it ends a run that has begun  |
-| eventfd   | a count                                           | python and unicorn, which look at the flag as they go |
+| eventfd   | a count                                           | python, unicorn: they look at the flag as they go    |
 | pipe      | a byte                                            | python, unicorn                                     |
 | futex     | the flag itself: the kernel compares, then sleeps | python, unicorn                                     |
 | semaphore | a count                                           | python, unicorn                                     |
