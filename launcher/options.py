@@ -105,7 +105,7 @@ OPTIONS: tuple[Option, ...] = (
         is_repeatable=True,
         is_positional=True,
     ),
-    Option("engine", TEXT, "what runs the Guest: auto, kvm, python", default="auto"),
+    Option("engine", TEXT, "what runs the Guest: auto, kvm, unicorn, python", default="auto"),
     Option("waker", TEXT, "PLACE/STRATEGY[+BREAKER][+ring-aware]", default=DEFAULT_WAKER, metavar="NAME"),
     Option("memory", MIB, "Guest memory", default=16, metavar="MIB"),
     Option("initrd", PATH, "what a Linux kernel (bzImage) finds as its initial RAM disk", metavar="FILE"),

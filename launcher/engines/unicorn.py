@@ -38,6 +38,7 @@ and other rings than 0 work only as long as nothing interrupts.
 from __future__ import annotations
 
 import sys
+import threading
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -131,6 +132,8 @@ class UnicornVcpu:
         self._left: Exit | _Stop | _Exception | None = None
         self._outside: str | None = None  # what the Guest did past its memory
         self._raised: BaseException | None = None
+        self._unraisable_before = sys.unraisablehook
+        self._thread = threading.get_ident()
         self._uc: Uc | None = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
         self._load_segments(self._uc, boot.segments)
         self._uc.mem_map_ptr(0, memory.size, unicorn.UC_PROT_ALL, memory.address())
@@ -141,7 +144,7 @@ class UnicornVcpu:
 
     def run(self) -> Exit:
         """Run the Guest until it wants something or is broken out; a halted Guest stays inside."""
-        self._is_broken = self._breaker.is_set
+        self._is_broken, self._thread = self._breaker.is_set, threading.get_ident()
         while not self._is_broken():
             if self._is_halted and not (self._pending and self._lets_interrupts_in()):
                 self._breaker.wait()
@@ -173,13 +176,14 @@ class UnicornVcpu:
         uc = self._emulator
         self._left = self._outside = self._raised = None
         # What a signal's handler raises before a hook's first line is nobody's: ctypes shows it here and goes on.
-        hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         try:
             uc.emu_start(self._eip(), _ADDRESS_SPACE, count=_NEVER)
         except self._unicorn.UcError as error:
-            return self._fault(error)
+            if self._raised is None:
+                return self._fault(error)
         finally:
-            sys.unraisablehook = hook_before
+            sys.unraisablehook = self._unraisable_before
         if self._raised is not None:
             raise self._raised
         left = self._left
@@ -192,7 +196,7 @@ class UnicornVcpu:
         assert not isinstance(left, _Stop)
         return left
 
-    def _look(self, uc: Uc, address: int, _size: int, _data: object) -> None:
+    def _look(self, _uc: Uc, address: int, _size: int, _data: object) -> None:
         """Stop the Guest before this block, if there is a reason to."""
         if self._left is not None:
             return  # a hypercall that ended its block comes first
@@ -225,6 +229,9 @@ class UnicornVcpu:
         return False  # it is not mapped now either: emu_start fails
 
     def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if threading.get_ident() != self._thread or "ctypes callback" not in (unraisable.err_msg or ""):
+            self._unraisable_before(unraisable)  # somebody else's
+            return
         self._raised = unraisable.exc_value
         self._emulator.emu_stop()
 
