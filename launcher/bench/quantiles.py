@@ -6,8 +6,9 @@ above. Then there is an upper confidence bound for it at all. That is 1 - p^n >=
 
 *How.* Linear interpolation between the two order statistics around 1 + (n - 1)p: type 7 of Hyndman and Fan, 1996, as
 numpy, R and spreadsheets do, so that anybody can check a number by hand. The Harrell-Davis estimator, a weighted mean
-of all order statistics, is a little steadier at the median, but at p99 of a few hundred values its weights reach the
-maximum: one stolen time slice then moves the p99 of the round. Between-round noise is many times what either adds.
+of all order statistics, is a little steadier at the median and at p90 (by 2 % here), but at p99 its weights reach the
+maximum, and one stolen time slice moves them: of 500 heavy-tailed values the log of its p99 scattered by 0.40, that of
+type 7 by 0.20; of 2,000 by 0.089 and 0.055.
 """
 
 from __future__ import annotations

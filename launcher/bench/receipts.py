@@ -175,6 +175,8 @@ def _open_line(at: str, line: bytes, *, is_first: bool) -> tuple[str, dict[str, 
     """Return a line's kind and what it holds, of a schema that we know."""
     try:
         value = json.loads(line.decode(), parse_constant=_refuse_constant)
+        if b"\\ud" in line.lower():  # half a character can be read, and then not be printed
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         value = None
     fields = value if isinstance(value, dict) else {}

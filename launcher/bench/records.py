@@ -24,7 +24,7 @@ class Usage:
     """What one process or thread of a round used up, from its first wake-up to its last."""
 
     role: str
-    """Who it is: launcher, waker or stimulus, which are processes; or thread, which is in its process' numbers."""
+    """Who it is: launcher, waker or stimulus, which are processes; what else there is (a thread) is part of one."""
     cpu_ns: int
     voluntary: int
     involuntary: int
