@@ -5,8 +5,8 @@ An engine implements `Vcpu`; a device implements `Device`; neither knows the oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared.breaker import Breaker
@@ -34,17 +34,55 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """The Guest wants to begin anew, on a machine of which nothing is left (lguest's restart_guest())."""
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
     """The Guest crashed, for the reason it gave, or for what the engine saw."""
 
     reason: str
 
 
-Exit = Broken | Notify | Shutdown | Died
+Exit = Broken | Notify | Shutdown | Restart | Died
 
 
 DEVICE_AREA_PAGES = 64
 """What lies behind RAM: the device page, all rings, and at the end the page of the command line."""
+
+BOOT_MAGIC = 0x6C677374
+"""What a Guest finds in EAX, as it would find a boot loader's magic: "lgst"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a Guest is made of: its name or file, the arguments that came after it, and the initrd of a Linux kernel."""
+
+    guest: str
+    args: tuple[str, ...] = ()
+    initrd: str | None = None
+    warn: Callable[[str], None] = field(default=lambda _: None, compare=False)
+    """Takes a sentence about the Guest that its user should read before it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The flat segments that a Guest starts in, and where in memory the table is that names them (size 0: nowhere)."""
+
+    code_selector: int = 0x08
+    data_selector: int = 0x10
+    gdt: int = 0
+    gdt_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxBoot:
+    """Where a bzImage finds what its boot protocol promises, the zero page (boot_params) and a GDT, and a stack."""
+
+    zero_page: int
+    stack: int
+    segments: Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +90,31 @@ class Boot:
     """What an engine must know to start a Guest.
 
     RAM is guest-physical 0 to `device_page`; the device page, its rings, and the command line follow. `entry` is the
-    address of the first instruction (0 for a Guest written in Python, which has none).
+    address of the first instruction (0 for a Guest written in Python, which has none). Machine code starts in 32-bit
+    protected mode, paging and interrupts off, with `registers` (what they do not name is 0) and `segments`.
     """
 
     device_page: int
     entry: int = 0
+    linux: LinuxBoot | None = None
 
     @property
     def command_line(self) -> int:
         """Where the Guest finds its arguments: how many in 32 bits, then each ended by a NUL."""
         return self.device_page + (DEVICE_AREA_PAGES - 1) * PAGE_SIZE
+
+    @property
+    def registers(self) -> dict[str, int]:
+        """What is in the general registers at the first instruction, by their names."""
+        if self.linux is not None:
+            # EBP, EDI and EBX must be 0: boot.rst, 32-bit boot protocol.
+            return {"esi": self.linux.zero_page, "esp": self.linux.stack}
+        return {"eax": BOOT_MAGIC, "ebx": self.device_page, "ecx": self.command_line, "esp": self.device_page}
+
+    @property
+    def segments(self) -> Segments:
+        """The segments at the first instruction."""
+        return Segments() if self.linux is None else self.linux.segments
 
 
 class Vcpu(Protocol):

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
-_MAX_TIMEOUT_S = 10_000_000  # a third of a year; the timer's own limit is beyond
-
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the exit code that means so."""
@@ -85,37 +83,33 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     import shtab
 
-    from launcher import commands
-    from launcher.config import DEFAULT_WAKER
+    from launcher import commands, options, others
 
     parser = _Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
     sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = sub.add_parser("run", help="run a Guest with the console on this terminal")
-    run.add_argument(
-        "image",
-        nargs="?",
-        default="echo",
-        metavar="IMAGE",
-        help="a built-in Guest (echo), an ELF32 file, or a .py file",
-    )
-    run.add_argument(
-        "args", nargs="*", metavar="ARG", help="what the Guest is given besides; after -- if it begins with -"
-    )
-    run.add_argument("--engine", default="auto", help="what runs the Guest: auto, kvm, python (default: %(default)s)")
-    run.add_argument(
-        "--waker",
-        default=DEFAULT_WAKER,
-        metavar="NAME",
-        help="PLACE/STRATEGY[+BREAKER][+ring-aware] (default: %(default)s)",
-    )
-    run.add_argument("--memory", type=_mib, default=16, metavar="MIB", help="Guest memory (default: %(default)s)")
-    run.add_argument("--rng", action="store_true", help="give the Guest entropy, from the kernel")
-    run.add_argument("--rng-file", metavar="FILE", help="give the Guest entropy, from FILE")
-    run.add_argument("--timeout", type=_seconds, metavar="S", help="stop a Guest that still runs after so long")
-    run.add_argument("--verbose", action="store_true", help="say at the end what was counted")
+    options.add_to(run)  # a new option of run is a line there
     run.set_defaults(command=commands.run)
+
+    ps = sub.add_parser("ps", help="list the Launchers that run")
+    ps.add_argument("--json", action="store_true", help="as JSON Lines")
+    ps.set_defaults(command=others.ps)
+
+    stats = sub.add_parser("stats", help="print what a running Launcher has counted so far")
+    stats.add_argument("pid", type=int, metavar="PID", help="its process; see launcher ps")
+    stats.add_argument("--watch", type=options.seconds, metavar="S", help="again each S seconds, until it has ended")
+    stats.add_argument("--json", action="store_true", help="as JSON Lines")
+    stats.set_defaults(command=others.stats)
+
+    stop = sub.add_parser("stop", help="stop a running Launcher, and wait until it is gone")
+    stop.add_argument("pid", type=int, metavar="PID", help="its process; see launcher ps")
+    stop.add_argument(
+        "--patience", type=options.seconds, default=10.0, metavar="S", help="wait so long (default: %(default)g)"
+    )
+    stop.add_argument("--kill", action="store_true", help="end it at once, by SIGKILL")
+    stop.set_defaults(command=others.stop)
 
     list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests or cases there are")
     kinds = ("wakers", "breakers", "engines", "guests", "cases")
@@ -136,19 +130,21 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON Lines")
     check.set_defaults(command=commands.check)
     _add_bench(sub)
+    _add_duel(sub)
+    _add_stored(sub)
     _add_doctor(sub)
     return parser
 
 
 def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
-    from launcher import commands
+    from launcher import commands, options
 
     bench = sub.add_parser("bench", help="measure Wakers against each other, and against plain C")
     bench.add_argument("--case", default="wake", metavar="NAME", help="what is done to them (default: %(default)s)")
     bench.add_argument("--waker", action="append", metavar="NAME", help="only these; may hold * and ? (repeatable)")
     bench.add_argument("--engine", action="append", help="what runs the Guest (repeatable; default: auto)")
     bench.add_argument("--samples", type=_count, metavar="N", help="rings of each arm (default: what the time allows)")
-    bench.add_argument("--seconds", type=_seconds, metavar="S", help="about how long it may take (default: 45)")
+    bench.add_argument("--seconds", type=options.seconds, metavar="S", help="about how long it may take (default: 45)")
     bench.add_argument(
         "--set",
         action="append",
@@ -159,7 +155,7 @@ def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("--stages", action="store_true", help="stamp all stages, and print where the time goes")
     bench.add_argument("--seed", type=_count, metavar="N", help="of gaps and order (default: a new one)")
     bench.add_argument(
-        "--patience", type=_seconds, metavar="S", help="after how long an unserved ring is lost (default: 5)"
+        "--patience", type=options.seconds, metavar="S", help="after how long an unserved ring is lost (default: 5)"
     )
     bench.add_argument(
         "-o", "--output", metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)"
@@ -169,10 +165,69 @@ def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
     bench.set_defaults(command=commands.bench)
 
 
-def _add_doctor(sub: argparse._SubParsersAction[_Parser]) -> None:
+def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands, options
+
+    duel = sub.add_parser("duel", help="judge two Wakers, two settings, or this code against an earlier revision")
+    duel.add_argument("wakers", nargs="*", metavar="WAKER[@NAME=VALUE,…]", help="A and B: the base, and what is judged")
+    duel.add_argument("--against", metavar="GIT_REV", help="the base is the same Waker, out of that revision's code")
+    duel.add_argument("--case", default="wake", metavar="NAME", help="what is done to them (default: %(default)s)")
+    duel.add_argument("--engine", help="what runs the Guest (default: auto)")
+    duel.add_argument("--set", action="append", metavar="NAME=VALUE", help="set a parameter of both (repeatable)")
+    duel.add_argument("--a", action="append", metavar="NAME=VALUE", help="set a parameter of A alone (repeatable)")
+    duel.add_argument("--b", action="append", metavar="NAME=VALUE", help="set a parameter of B alone (repeatable)")
+    duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: same)")
+    duel.add_argument("--seconds", type=options.seconds, metavar="S", help="how long it may take (default: 100)")
+    duel.add_argument("--rings", type=_count, metavar="N", help="rings of a round (default: as the case needs)")
+    duel.add_argument(
+        "--patience", type=options.seconds, metavar="S", help="after how long an unserved ring is lost (default: 5)"
+    )
+    duel.add_argument("--delta", type=_percent, metavar="PERCENT", help="what is too small to matter (default: 3)")
+    duel.add_argument("--alpha", type=_percent, metavar="PERCENT", help="how often a false alarm may be (default: 1)")
+    duel.add_argument("--seed", type=_count, metavar="N", help="of gaps and order (default: a new one)")
+    duel.add_argument("-o", "--output", metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)")
+    duel.add_argument("--show", metavar="FILE", help="measure nothing: judge the duel in these receipts")
+    duel.add_argument("--github", action="store_true", help="annotate as GitHub Actions does (there: by itself)")
+    duel.add_argument("--json", action="store_true", help="as JSON Lines")
+    duel.set_defaults(command=commands.duel)
+
+
+def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:
     from launcher import commands
 
+    compare = sub.add_parser("compare", help="compare two files of receipts: weaker evidence than a duel")
+    compare.add_argument("base", metavar="BASE", help="receipts of what there was")
+    compare.add_argument("head", metavar="HEAD", help="receipts of what there is now")
+    compare.add_argument(
+        "--delta", type=_percent, default=3.0, metavar="PERCENT", help="what is too small to matter (default: 3)"
+    )
+    compare.add_argument("--force", action="store_true", help="also where the machines differ")
+    compare.add_argument("--json", action="store_true", help="as JSON Lines")
+    compare.set_defaults(command=commands.compare)
+
+    export = sub.add_parser("export", help="write receipts in the format of another tool")
+    export.add_argument("receipts", metavar="RECEIPTS", help="a file that bench or duel wrote")
+    export.add_argument("--format", required=True, metavar="NAME", help="benchfmt (benchstat), csv, github or pyperf")
+    export.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
+    export.set_defaults(command=commands.export)
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage") from None
+    if not 0 < percent <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 100 percent")
+    return percent
+
+
+def _add_doctor(sub: argparse._SubParsersAction[_Parser]) -> None:
+    from launcher import commands, options
+
     doctor = sub.add_parser("doctor", help="say what this machine can run, and how far its times can be trusted")
+    doctor.add_argument("--aa", action="store_true", help="measure it with identical arms: which gate is honest here")
+    doctor.add_argument("--seconds", type=options.seconds, metavar="S", help="how long --aa may take (default: 75)")
     doctor.add_argument("--json", action="store_true", help="as JSON Lines")
     doctor.set_defaults(command=commands.doctor)
 
@@ -185,20 +240,3 @@ def _count(text: str) -> int:
     if not 0 < number < 1 << 31:
         raise argparse.ArgumentTypeError(f"'{text}' is not between 1 and {(1 << 31) - 1}")
     return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds") from None
-    if not 0 < seconds <= _MAX_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and {_MAX_TIMEOUT_S} seconds")
-    return seconds
-
-
-def _mib(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of MiB") from None

@@ -8,36 +8,48 @@ import sys
 from pathlib import Path
 
 import waker
-from launcher import engines, guests
-from launcher.api import Died
+from launcher import engines, guests, options, restart
+from launcher.api import Died, Restart
 from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
-from launcher.outfit import make_devices
+from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
 from shared import breaker as breakers
 from shared.breaker import INLINE
-from shared.errors import EXIT_FINE, GuestDied
+from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
+    args = options.settle(args)
+    restarts = restart.take_count()
     config = RunConfig(
         image=args.image,
         engine=args.engine,
         waker=args.waker,
         memory_mib=args.memory,
         args=tuple(args.args),
+        initrd=args.initrd,
         has_rng=args.rng,
         rng_file=args.rng_file,
+        tunnet=tuple(args.tunnet),
+        restarts=restarts,
+        block=tuple(args.block),
+        block_io=args.block_io,
     )
-    with StopRequests(args.timeout) as stop:
-        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop) as machine:
+    with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
+        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:
             engine, reason = machine.engine
-            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
+            again = f", restart {restarts}" if restarts else ""
+            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}{again}")
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))
+                for sentence in summaries(machine.table.devices):
+                    _say(sentence)
+        if isinstance(exit_, Restart):
+            restart.begin_anew(stop, restarts + 1)
     if isinstance(exit_, Died):
         raise GuestDied(f"guest {config.image} died: {exit_.reason}")
     return EXIT_FINE
@@ -91,11 +103,37 @@ def bench(args: argparse.Namespace) -> int:
     )
 
 
+def duel(args: argparse.Namespace) -> int:
+    """Judge two arms against each other; see launcher/bench/duel.py."""
+    from launcher.bench import duel_command
+
+    return duel_command.main(args)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare stored receipts; see launcher/bench/compare.py."""
+    from launcher.bench import stored
+
+    return stored.compare_files(args)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export stored receipts; see launcher/bench/exporters/."""
+    from launcher.bench import stored
+
+    return stored.export_file(args)
+
+
 def doctor(args: argparse.Namespace) -> int:
     """Look this machine over; see launcher/bench/doctor.py."""
-    from launcher.bench import doctor
+    from launcher.bench import doctor, fitness
 
-    return doctor.main(is_json=args.json)
+    if args.seconds is not None and not args.aa:
+        raise UsageError("--seconds is for --aa: without it a look takes a second")
+    code = doctor.main(is_json=args.json)
+    if not args.aa or code == EXIT_CANNOT_RUN_HERE:
+        return code
+    return fitness.main(seconds=args.seconds, is_json=args.json) or code
 
 
 def _wakers() -> list[dict[str, object]]:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import waker
 from launcher import engines
-from launcher.api import DEVICE_AREA_PAGES, Boot, Device
+from launcher.api import DEVICE_AREA_PAGES, Boot, Device, Payload
 from launcher.config import RunConfig
 from launcher.devices.table import DeviceTable
+from launcher.identity import introduce
 from launcher.loop import Loop
 from launcher.ready import ReadySet
 from launcher.stop import StopRequests
@@ -44,8 +45,15 @@ class Machine:
 
 
 @contextmanager
-def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequests | None = None) -> Iterator[Machine]:
+def open_machine(
+    config: RunConfig,
+    make_devices: MakeDevices,
+    stop: StopRequests | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Iterator[Machine]:
     """Open a machine in the calling thread, which becomes the vCPU's, and close it again.
+
+    `warn` takes a sentence about the Guest that its user should read before it starts.
 
     Raises `UsageError` for a Guest, engine or Waker that does not exist or a pair that cannot work, and what the
     parts raise when they cannot be opened.
@@ -56,12 +64,14 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
     with ExitStack() as closing:
         page = closing.enter_context(Page.create())
         page.words[IS_TRACING] = config.is_tracing
+        introduce(page, config, choice.engine.name)
         memory = closing.enter_context(_make_memory(config, name))
         device_page = config.memory_mib << 20
         line = config.command_line
         memory.view(Boot(device_page).command_line, len(line))[:] = line
+        payload = Payload(config.image, config.args, config.initrd, warn)
         vcpu = choice.engine.open(
-            config.image, memory, device_page, lambda flag: waker.make_breaker(config.waker, kind, page, flag)
+            payload, memory, device_page, lambda flag: waker.make_breaker(config.waker, kind, page, flag)
         )
         closing.callback(vcpu.close)
         closing.callback(vcpu.breaker().close)
@@ -75,7 +85,7 @@ def open_machine(config: RunConfig, make_devices: MakeDevices, stop: StopRequest
             page.words[INTERRUPTS] += 1
             vcpu.interrupt(irq)
 
-        table = DeviceTable(memory, device_page, interrupt)
+        table = DeviceTable(memory, device_page, interrupt, page)
         closing.callback(table.close)
         sources = [source for device in make_devices(memory, page) for source in table.add(device)]
         if stop is not None:

@@ -1,6 +1,7 @@
 """What runs a Guest. Engines know memory, a breaker and how to start; never devices or Wakers.
 
-`auto` takes kvm where /dev/kvm really runs a Guest, else python, and the caller says which and why.
+`auto` takes kvm where /dev/kvm really runs a Guest, else unicorn where that is installed, else python, and the caller
+says which and why.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launcher import guests, image
-from launcher.api import Boot, Vcpu
-from launcher.engines import kvm, python
+from launcher.api import Boot, Payload, Vcpu
+from launcher.engines import kvm, python, unicorn
 from shared.breaker import Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
@@ -33,8 +34,8 @@ class Engine:
     description: str
     breakers: tuple[str, ...]
     why_not: Callable[[], str | None]
-    open: Callable[[str, GuestMemory, int, MakeBreaker], Vcpu]
-    """Given a Guest's name or path, its memory, the address of the device page, and what makes its breaker.
+    open: Callable[[Payload, GuestMemory, int, MakeBreaker], Vcpu]
+    """Given what the Guest is made of, its memory, the address of the device page, and what makes its breaker.
 
     The maker is given the byte that ends the vCPU's next run, for an engine that has one outside the control page.
     """
@@ -84,30 +85,49 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
         if reason is not None:
             raise UsageError(f"engine '{name}' cannot run here: {reason}; try --engine {AUTO}")
         return Choice(engine, "asked for")
-    if guest.endswith(".py"):
+    if image.is_python(guest):
         return Choice(_ENGINES["python"], "the Guest is written in Python")
-    reason = kvm.why_not()
-    if breaker is not None and breaker not in kvm.BREAKERS:
-        reason = f"its Guest is not stopped by {breaker}"
-        if guest not in guests.names():
-            image.check(guest)
-            raise UsageError(f"image '{guest}' is machine code: {refuse_breaker(breaker, _ENGINES['kvm'])}")
-    elif breaker is not None and breaker not in python.BREAKERS and reason is not None:
-        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {reason}")
-    if reason is None:
+    return _choose_by_itself(guest, breaker)
+
+
+def _choose_by_itself(guest: str, breaker: str | None) -> Choice:
+    reasons = {name: _why_not_for(breaker, _ENGINES[name]) for name in ("kvm", "unicorn")}
+    refusals = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if reasons["kvm"] is None:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
+    if reasons["unicorn"] is None:
+        return Choice(_ENGINES["unicorn"], f"kvm: {reasons['kvm']}")
     if guest in guests.names():
-        return Choice(_ENGINES["python"], f"kvm: {reason}")
+        if breaker is None or breaker in python.BREAKERS:
+            return Choice(_ENGINES["python"], refusals)
+        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {kvm.why_not()}")
     image.check(guest)
-    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
+    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: {refusals}")
 
 
-def _open_kvm(guest: str, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
-    path = guests.image_path(guest) if guest in guests.names() else Path(guest)
-    if path.suffix == ".py":
+def _why_not_for(breaker: str | None, engine: Engine) -> str | None:
+    if breaker is not None and breaker not in engine.breakers:
+        return f"its Guest is not stopped by {breaker}"
+    return engine.why_not()
+
+
+def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -> Boot:
+    """Put a Guest of machine code into memory, for any engine that runs such; return how it is started.
+
+    Raises `UsageError` for what is no such Guest; memory is then untouched.
+    """
+    guest = payload.guest
+    if image.is_python(guest):
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
-    entry = image.load(path, memory, device_page)
-    boot = Boot(device_page, entry)
+    if guest in guests.names():
+        if payload.initrd is not None:
+            raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
+        return image.load(guests.image_path(guest), memory, device_page)
+    return image.load(guest, memory, device_page, payload.args, payload.initrd, payload.warn)
+
+
+def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    boot = load_machine_code(payload, memory, device_page)
     with ExitStack() as opened:
         vm = opened.enter_context(kvm.Vm(memory, boot))
         breaker = make_breaker(vm.exit_flag())
@@ -117,14 +137,27 @@ def _open_kvm(guest: str, memory: GuestMemory, device_page: int, make_breaker: M
         return vcpu
 
 
-def _open_python(guest: str, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
-    return python.PythonVcpu(memory, _load_program(guest), Boot(device_page), make_breaker(None))
+def _open_unicorn(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    boot = load_machine_code(payload, memory, device_page)
+    with ExitStack() as opened:
+        breaker = make_breaker(None)
+        opened.callback(breaker.close)
+        vcpu = unicorn.UnicornVcpu(memory, boot, breaker)
+        opened.pop_all()
+        return vcpu
+
+
+def _open_python(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    program = _load_program(payload.guest)
+    if payload.initrd is not None:
+        raise UsageError(f"image '{payload.guest}' is written in Python and takes no initrd; leave --initrd away")
+    return python.PythonVcpu(memory, program, Boot(device_page), make_breaker(None))
 
 
 def _load_program(guest: str) -> python.Program:
     if guest in guests.names():
         module = import_module(f"launcher.guests.{guest}")
-    elif guest.endswith(".py"):
+    elif image.is_python(guest):
         if not Path(guest).is_file():
             raise UsageError(f"image '{guest}': no such file")
         spec = util.spec_from_file_location("guest", guest)
@@ -154,5 +187,8 @@ def _always() -> None:
 
 _ENGINES = {
     "kvm": Engine("kvm", "machine code on /dev/kvm, one vCPU, 32-bit", kvm.BREAKERS, kvm.why_not, _open_kvm),
+    "unicorn": Engine(
+        "unicorn", "machine code on an emulated i386, any processor", unicorn.BREAKERS, unicorn.why_not, _open_unicorn
+    ),
     "python": Engine("python", "a Guest written in Python, no privileges", python.BREAKERS, _always, _open_python),
 }

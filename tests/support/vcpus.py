@@ -11,7 +11,7 @@ from time import monotonic
 import pytest
 
 from launcher import engines
-from launcher.api import DEVICE_AREA_PAGES, Vcpu
+from launcher.api import DEVICE_AREA_PAGES, Payload, Vcpu
 from launcher.guests.idle import COUNTER
 from shared import breaker as breakers
 from shared.breaker import Breaker
@@ -80,7 +80,7 @@ def open_bench(engine_name: str, guest: str, kind: str | None = None) -> Iterato
     with contextlib.ExitStack() as closing:
         page = closing.enter_context(Page.create())
         memory = closing.enter_context(GuestMemory.create(RAM + DEVICE_AREA_PAGES * PAGE_SIZE))
-        vcpu = engine.open(guest, memory, RAM, lambda flag: breakers.create(kind, page, flag))
+        vcpu = engine.open(Payload(guest), memory, RAM, lambda flag: breakers.create(kind, page, flag))
         closing.callback(vcpu.close)
         closing.callback(vcpu.breaker().close)
         yield Bench(vcpu, vcpu.breaker(), memory, page)

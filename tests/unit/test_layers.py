@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("launcher", "waker", "shared")
+PLUGIN = ROOT / "launcher/bench/pytest_plugin.py"
 # What each floor may take from outside. The lower, the less.
 WHEELS = {
     "launcher": {"elftools", "numpy", "psutil", "pyroute2", "rich", "shtab", "unicorn"},
@@ -65,6 +66,8 @@ def test_imports_go_down_only(path: Path) -> None:
     floor = path.relative_to(ROOT).parts[0]
     below = set(FLOORS[FLOORS.index(floor) :])
     allowed = below | WHEELS[floor] | set(sys.stdlib_module_names)
+    if path == PLUGIN:
+        allowed |= {"pytest"}
     assert {top(module) for module in imports_of(path)} <= allowed
 
 
@@ -111,7 +114,18 @@ def test_strategies_know_nobody_but_the_seam() -> None:
 def test_nobody_below_the_tests_imports_tests_or_scripts() -> None:
     for floor in FLOORS:
         for path in modules(floor):
-            assert {top(name) for name in imports_of(path)} & {"tests", "scripts", "pytest"} == set()
+            known = {top(name) for name in imports_of(path)} & {"tests", "scripts", "pytest"}
+            # The plugin is pytest's, which imports it; nothing of ours does.
+            assert known == ({"pytest"} if path == PLUGIN else set()), path
+
+
+def test_the_pytest_plugin_costs_nothing_until_it_is_used() -> None:
+    plugin = "launcher.bench.pytest_plugin"
+    script = f"import sys, pytest; before = set(sys.modules); import {plugin}; print(*set(sys.modules) - before)"
+    out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(out.split()) <= {"launcher", "launcher.bench", "launcher.bench.pytest_plugin"}
+    for path in modules("launcher"):
+        assert "launcher.bench.pytest_plugin" not in set(imports_of(path))
 
 
 def test_a_process_waker_imports_nothing_heavy() -> None:

@@ -21,16 +21,10 @@ from shared.memory import GuestMemory
 
 DEVICE = "/dev/kvm"
 
-# What a Guest finds in EAX, as it would find a boot loader's magic: "lgst".
-BOOT_MAGIC = 0x6C677374
-
 # Real-mode emulation on Intel wants three pages that no memory slot covers (api.rst 4.36), and keeps an
 # identity map in the page below them. Where QEMU puts them is known to work.
 _TSS_ADDR = 0xFFFBD000
 _MEMORY_LIMIT = _TSS_ADDR - mmap.PAGESIZE
-
-_CODE_SELECTOR = 0x08
-_DATA_SELECTOR = 0x10
 
 
 class Vm:
@@ -119,22 +113,18 @@ def _add_memory(vm_fd: int, memory: GuestMemory) -> None:
 def _set_boot_registers(vcpu_fd: int, boot: Boot) -> None:
     sregs = abi.Sregs()
     _ioctl(vcpu_fd, abi.GET_SREGS, ctypes.addressof(sregs), "KVM_GET_SREGS")
-    sregs.cs = _flat_segment(_CODE_SELECTOR, abi.SEGMENT_CODE_ACCESSED)
+    segments = boot.segments
+    sregs.cs = _flat_segment(segments.code_selector, abi.SEGMENT_CODE_ACCESSED)
     for name in ("ds", "es", "fs", "gs", "ss"):
-        setattr(sregs, name, _flat_segment(_DATA_SELECTOR, abi.SEGMENT_DATA_ACCESSED))
+        setattr(sregs, name, _flat_segment(segments.data_selector, abi.SEGMENT_DATA_ACCESSED))
+    sregs.gdt = abi.Dtable(base=segments.gdt, limit=max(segments.gdt_size - 1, 0))
     # An empty IDT: an exception before the Guest has one of its own is a triple fault at once, and not a walk
     # through whatever lies at address 0.
-    sregs.gdt = sregs.idt = abi.Dtable()
+    sregs.idt = abi.Dtable()
     sregs.cr0 = abi.CR0_PE | abi.CR0_ET
     _ioctl(vcpu_fd, abi.SET_SREGS, ctypes.addressof(sregs), "KVM_SET_SREGS")
-    regs = abi.Regs(
-        rip=boot.entry,
-        rsp=boot.device_page,
-        rax=BOOT_MAGIC,
-        rbx=boot.device_page,
-        rcx=boot.command_line,
-        rflags=abi.EFLAGS_RESERVED,
-    )
+    general = {f"r{name[1:]}": value for name, value in boot.registers.items()}  # KVM's have 64 bits, so EAX is RAX
+    regs = abi.Regs(rip=boot.entry, rflags=abi.EFLAGS_RESERVED, **general)
     _ioctl(vcpu_fd, abi.SET_REGS, ctypes.addressof(regs), "KVM_SET_REGS")
 
 

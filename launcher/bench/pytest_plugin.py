@@ -1,0 +1,84 @@
+"""A pytest plugin: a fixture that runs a round of a case, and asserts counts. Times belong into a duel, not a test.
+
+    def test_nothing_is_lost(waker_bench):
+        bench = waker_bench("wake", waker="process/select", rings=200)
+        bench.assert_nothing_lost()
+        bench.assert_at_most("spurious", 0.1)
+
+It comes with the package (entry point `pytest11`), or with `-p launcher.bench.pytest_plugin`. Whoever does not ask for
+the fixture pays for this file and no other one: all else is imported when a round is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from launcher.bench.records import Round
+
+
+class Bench:
+    """A round that was run, and what may be said of its counts."""
+
+    def __init__(self, round_: Round) -> None:
+        self.round = round_
+
+    def per_wake(self, count: str) -> float:
+        """Return a count of the round for each ring that was served; `switches` are all of Launcher and Waker."""
+        if count == "switches":
+            total = sum(
+                usage.voluntary + usage.involuntary for usage in self.round.usage if usage.role in ("launcher", "waker")
+            )
+        elif count in self.round.counts:
+            total = self.round.counts[count]
+        else:
+            pytest.fail(f"'{count}' was not counted; there are switches, {', '.join(sorted(self.round.counts))}")
+        return total / max(1, self.round.counts["served"])
+
+    def assert_nothing_lost(self) -> None:
+        """Fail when a wake-up was lost, or the round did not come to its end, with what it takes to replay it."""
+        from launcher.bench.judge import what_is_broken
+
+        if broken := what_is_broken([self.round]):
+            pytest.fail("; ".join(broken))
+
+    def assert_at_most(self, count: str, per_wake: float) -> None:
+        """Fail when there is more of it for each ring that was served."""
+        found = self.per_wake(count)
+        if found > per_wake:
+            pytest.fail(f"{self.round.waker}: {found:.3g} {count} per wake, more than {per_wake:g}")
+
+
+@pytest.fixture
+def waker_bench() -> Callable[..., Bench]:
+    """Give what runs one round of a case: its name, then by keyword waker, engine, rings, seed and parameters.
+
+    The test is skipped, with the reason, where this Waker cannot run the case.
+    """
+    return _run
+
+
+def _run(
+    case: str = "wake",
+    *,
+    waker: str = "process/select",
+    engine: str = "auto",
+    rings: int = 200,
+    seed: int = 1,
+    patience_s: float = 5.0,
+    **parameters: object,
+) -> Bench:
+    from launcher.bench.cases import get
+    from launcher.bench.rota import Rota
+    from launcher.bench.sides import parse
+    from shared.errors import CannotRunError
+
+    settings = ["pin=free", *(f"{name}={value}" for name, value in parameters.items())]
+    try:
+        side = parse(get(case), waker, engine, settings)
+        return Bench(Rota(get(case), [side], rings, seed, patience_s).round(side, seed))
+    except CannotRunError as reason:
+        pytest.skip(str(reason))

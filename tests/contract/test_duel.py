@@ -1,0 +1,199 @@
+"""A duel as a user has it: real processes, a revision of real code, what it refuses and what it leaves behind.
+
+Nothing here depends on speed: whatever the times say, the counts and the exit codes are known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from launcher.bench import receipts
+from tests.support.sessions import LAUNCHER, PATIENCE_S, ROOT, environment, only_sentence, run_launcher
+
+QUICK = ("--engine", "python", "--rings", "30", "--seconds", "1", "--pin", "free", "--json")
+DECIDED = (0, 2, 3)
+"""The exit codes of a duel in which nothing broke: which one is the machine's business."""
+
+
+def git(repository: Path, *args: str) -> str:
+    who = ("-c", "user.name=Nobody", "-c", "user.email=nobody@example.org")
+    done = subprocess.run(["git", "-C", str(repository), *who, *args], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a repository of this code: HEAD~2 is as it is here, HEAD~1 does not start, HEAD as it is here."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("launcher", "waker", "shared"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    machine = folder / "launcher/machine.py"
+    fine = machine.read_text()
+    git(folder, "init", "--quiet")
+    for message, text in (("fine", fine), ("broken", "raise RuntimeError('not today')\n"), ("mended", fine)):
+        machine.write_text(text)
+        git(folder, "add", ".")
+        git(folder, "commit", "--quiet", "--allow-empty", "-m", message)
+    return folder
+
+
+def run_in(repository: Path, *args: str, tmp: Path) -> subprocess.CompletedProcess[bytes]:
+    env = environment(PYTHONPATH=str(repository), TMPDIR=str(tmp), XDG_STATE_HOME=str(tmp / "state"))
+    return run_launcher("duel", *args, env=env, cwd=tmp)
+
+
+def assert_nothing_is_left(repository: Path, tmp: Path) -> None:
+    assert git(repository, "worktree", "list").count("\n") == 1
+    assert not (repository / ".git/worktrees").is_dir() or not list((repository / ".git/worktrees").iterdir())
+    assert not list(tmp.glob("launcher-duel-*"))
+
+
+def rounds_in(path: Path) -> int:
+    return len(receipts.read(path).rounds) if path.exists() and path.read_bytes().count(b"\n") else 0
+
+
+def test_a_duel_of_two_wakers(tmp_path: Path) -> None:
+    path = tmp_path / "duel.jsonl"
+    done = run_launcher("duel", "process/select", "thread/select", *QUICK, "-o", str(path))
+    assert done.returncode in DECIDED, done.stderr
+    line = json.loads(done.stdout)
+    assert line["exit_code"] == done.returncode
+    assert (line["base"], line["head"], line["control"]) == ("process/select", "thread/select", "process/select'")
+    assert line["quantiles"][0]["pairs"] == 2 * line["plan"]["blocks"]
+    stored = receipts.read(path)
+    assert stored.run.kind == "duel"
+    assert {round_.counts["lost"] for round_ in stored.rounds} == {0}
+    for block in {round_.block for round_ in stored.rounds}:
+        order = [round_.arm for round_ in stored.rounds if round_.block == block]
+        assert order == order[::-1]  # mirrored
+        assert len(set(order)) == 3
+        seeds = [round_.seed for round_ in stored.rounds if round_.block == block]
+        assert (len(set(seeds[:3])), len(set(seeds[3:]))) == (1, 1)  # rung alike
+    again = run_launcher("duel", "--show", str(path), "--json")
+    assert again.returncode == done.returncode
+    assert json.loads(again.stdout)["quantiles"] == line["quantiles"]
+    taken = run_launcher("duel", "process/select", "thread/select", *QUICK, "-o", str(path))
+    assert taken.returncode == 1
+    assert "is there already" in taken.stderr.decode()
+
+
+def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path: Path) -> None:
+    args = ("duel", "process/select", "process/select+drop=5", *QUICK, "--set", "idle_us=1000", "--patience", "2")
+    path = tmp_path / "one.jsonl"
+    done = run_launcher(*args, "-o", str(path))
+    assert done.returncode == 4, done.stderr
+    line = json.loads(done.stdout)
+    assert line["outcome"] == "broken"
+    assert "process/select+drop=5" in line["sentence"]
+    assert "sequence number" in line["sentence"]
+    assert receipts.read(path).rounds[-1].lost_seqs
+    seed = str(line["plan"]["seed"])
+    assert line["next"].endswith(f"--seed {seed}")
+    again = run_launcher(*args, "--seed", seed, "-o", str(tmp_path / "two.jsonl"))
+    assert again.returncode == 4
+    assert json.loads(again.stdout)["plan"]["seed"] == line["plan"]["seed"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["process/select", "process/epoll", "--case", "nix"], 1, "case 'nix' is not known"),
+        (["process/select", "process/select"], 1, "are the same thing"),
+        (["process/select", "process/select@idle_us=200"], 1, "are the same thing"),
+        (["process/select", "process/select@engine=nix"], 1, "engine 'nix' is not known"),
+        (["process/select"], 1, "two Wakers"),
+        ([], 1, "two Wakers"),
+        (["process/select", "process/epoll", "process/poll"], 1, "two Wakers"),
+        (["process/nix", "process/epoll"], 1, "waker 'process/nix' is not known"),
+        (["process/select", "process/epoll", "--set", "nix=1"], 1, "no parameter 'nix'"),
+        (["process/select", "process/epoll", "--against", "HEAD"], 1, "one Waker"),
+        (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
+        (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),
+        (["--show", "/nonexistent"], 1, "No such file"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(args: Sequence[str], code: int, words: str) -> None:
+    done = run_launcher("duel", "--engine", "python", *args)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert words in only_sentence(done.stderr)
+
+
+# ---- Against an earlier revision ----
+
+
+def test_against_a_revision_and_nothing_is_left(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "duel.jsonl"
+    done = run_in(repository, "--against", "HEAD~2", *QUICK, "-o", str(path), tmp=tmp_path)
+    assert done.returncode in DECIDED, done.stderr
+    commit = git(repository, "rev-parse", "HEAD~2").strip()
+    assert json.loads(done.stdout)["base"] == f"HEAD~2 ({commit[:12]})"
+    host = receipts.read(path).run.host
+    assert host["base_git"] == commit[:12]
+    assert host["head_git"] == git(repository, "rev-parse", "HEAD").strip()[:12]
+    assert_nothing_is_left(repository, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [
+        ("HEAD~1", "does not start with the harness of today"),
+        ("nix", "revision 'nix' does not exist"),
+        ("--help", "revision '--help' does not exist"),
+        ("HEAD^{tree}", "does not exist"),
+    ],
+)
+def test_a_revision_that_is_none_or_does_not_start_is_no_regression(
+    revision: str, words: str, repository: Path, tmp_path: Path
+) -> None:
+    done = run_in(repository, f"--against={revision}", *QUICK, tmp=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b""), done.stderr
+    assert words in done.stderr.decode().splitlines()[-1]
+    assert b"Traceback" not in done.stderr
+    assert_nothing_is_left(repository, tmp_path)
+
+
+def test_without_a_repository_it_says_so(repository: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "code"
+    shutil.copytree(repository, bare, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    done = run_in(bare, "--against", "HEAD", *QUICK, tmp=tmp_path)
+    assert done.returncode == 1
+    assert "git" in only_sentence(done.stderr)
+
+
+@pytest.mark.parametrize("signo", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_duel_keeps_what_it_has_and_leaves_nothing(
+    signo: signal.Signals, repository: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "duel.jsonl"
+    env = environment(PYTHONPATH=str(repository), TMPDIR=str(tmp_path))
+    process = subprocess.Popen(
+        [*LAUNCHER, "duel", "--against", "HEAD~2", *QUICK[:-3], "--seconds", "3000", "-o", str(path)],
+        env=env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    end = monotonic() + PATIENCE_S
+    while rounds_in(path) < 2:
+        assert process.poll() is None
+        assert monotonic() < end
+        select.select([], [], [], 0.02)
+    os.kill(process.pid, signo)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert b"interrupted" in err.splitlines()[-1]
+    assert b"head against HEAD~2" in out  # what can be said
+    assert rounds_in(path) >= 2
+    assert_nothing_is_left(repository, tmp_path)

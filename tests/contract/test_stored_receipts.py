@@ -1,0 +1,117 @@
+"""`launcher compare` and `launcher export` on files that are fine, and on files that are not: a sentence and a code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from launcher.bench.receipts import Round, Run, Writer
+from launcher.cli import main
+from tests.support.noise import duel, round_at
+
+HOST = {"architecture": "x86_64", "cpu": "a cpu", "cpus": 2, "virtualisation": "none", "nested": "no"}
+
+
+def stored(path: Path, rounds: Sequence[Round]) -> str:
+    with Writer.create(path, Run("launcher duel", "duel", HOST)) as writer:
+        for round_ in rounds:
+            writer.write(round_)
+    return str(path)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return stored(tmp_path / "base.jsonl", duel({"A": 0.0}, blocks=30, seed=1))
+
+
+@pytest.mark.parametrize(("shift", "code", "word"), [(0.0, 0, "not regressed"), (0.2, 2, "regressed")])
+def test_compare_prints_a_table_and_returns_the_verdict(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], shift: float, code: int, word: str
+) -> None:
+    head = stored(tmp_path / "head.jsonl", duel({"A": shift}, blocks=30, seed=2))
+    assert main(["compare", base, head]) == code
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split()[:4] == ["base", "head", "quantile", "n"]
+    assert f"A against A: {word}: p50" in out
+    assert "alpha 1 %" in out
+    assert "not made side by side" in err
+    assert main(["compare", "--json", base, head]) == code
+    out, _ = capsys.readouterr()
+    assert json.loads(out)["outcome"] == word
+
+
+def test_noise_is_undecided_and_a_lost_wake_up_broken(base: str, tmp_path: Path) -> None:
+    noisy = stored(tmp_path / "noisy.jsonl", duel({"A": 0.1}, blocks=30, spread=0.5, seed=2))
+    assert main(["compare", base, noisy]) == 3
+    lost = stored(tmp_path / "lost.jsonl", [round_at("A", 1, counts={"lost": 1}, lost_seqs=[3])])
+    assert main(["compare", base, lost]) == 4
+
+
+def test_a_larger_delta_allows_more(base: str, tmp_path: Path) -> None:
+    head = stored(tmp_path / "head.jsonl", duel({"A": 0.1}, blocks=30, seed=2))
+    assert main(["compare", base, head]) == 2
+    assert main(["compare", "--delta", "20%", base, head]) == 0
+
+
+@pytest.mark.parametrize("delta", ["0", "-1", "nan", "much", "101"])
+def test_a_delta_that_is_none_is_refused(base: str, capsys: pytest.CaptureFixture[str], delta: str) -> None:
+    assert main(["compare", base, base, f"--delta={delta}"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+NEWER = b'{"schema":9,"kind":"run","run":{}}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"name,value\n1,2\n", "is no receipt"),
+        (b'{"schema":1,"kind":"run","ru', "was cut off within its first line"),
+        (NEWER, "has schema 9 and this launcher reads up to 1"),
+        (None, "No such file"),
+    ],
+    ids=["empty", "foreign", "truncated", "newer", "absent"],
+)
+@pytest.mark.parametrize("command", ["compare", "export"])
+def test_a_bad_file_is_one_sentence(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, data: bytes | None, sentence: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    if data is not None:
+        path.write_bytes(data)
+    argv = ["compare", base, str(path)] if command == "compare" else ["export", str(path), "--format", "csv"]
+    assert main(argv) == 1
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert sentence in err
+    assert "bad.jsonl" in err
+
+
+def test_nothing_in_common_is_nothing_measured(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", base, stored(tmp_path / "head.jsonl", [])]) == 5
+    assert "no rounds in common" in capsys.readouterr().err
+
+
+def test_a_torn_last_line_is_noted_and_the_rest_used(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(base)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert main(["export", base, "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 30
+    assert "line 31 was cut off; the 29 rounds before it are used" in err
+
+
+def test_an_export_goes_to_a_file_as_it_is(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "out.csv"
+    assert main(["export", base, "--format", "csv", "-o", str(to)]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert to.read_bytes().count(b"\r\n") == 31
+
+
+def test_a_format_that_there_is_not_is_named(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", base, "--format", "xml"]) == 1
+    assert "no format 'xml' (there is benchfmt, csv, github, pyperf)" in capsys.readouterr().err

@@ -1,0 +1,265 @@
+"""A duel without processes: its plan, when it ends, and what stored receipts of one come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launcher import cli
+from launcher.bench import duel, gate
+from launcher.bench.cases import get
+from launcher.bench.duel import Plan
+from launcher.bench.receipts import Round, Run, Writer, read
+from launcher.bench.rota import Rota, Tell, choose_rings, tell_nobody
+from launcher.bench.sides import Side, parse
+from launcher.bench.verdict import Outcome
+from shared.errors import CannotRunError, UsageError
+from tests.support import noise
+
+PLAN = Plan("A", "B", "A'", "wake", blocks=20, rings=400, seed=7, delta=0.03, alpha=0.01)
+SIDES = [Side(name, "python", "process/select", {}) for name in ("A", "B", "A'")]
+
+
+def rounds_of(slowdown: float, *, blocks: int = 20, spread: float = 0.01, seed: int = 1) -> list[Round]:
+    """Return a duel's rounds in mirrored blocks."""
+    halves = [
+        noise.duel({"A": 0, "B": slowdown, "A'": 0}, blocks=blocks, spread=spread, seed=seed + half) for half in (0, 1)
+    ]
+    second = [replace(round_, position=5 - round_.position) for round_ in halves[1]]
+    return sorted([*halves[0], *second], key=lambda round_: (round_.block, round_.position))
+
+
+def store(path: Path, rounds: Sequence[Round], plan: Plan = PLAN, kind: str = "duel") -> Path:
+    host = {"duel": plan.to_json()} if kind == "duel" else {}
+    with Writer.create(path, Run("launcher duel A B", kind, host)) as writer:
+        for round_ in rounds:
+            writer.write(round_)
+    return path
+
+
+class Told(Rota):
+    """A rota whose rounds were made up beforehand."""
+
+    __slots__ = ("made",)
+
+    def __init__(self, made: Sequence[Round]) -> None:
+        super().__init__(get("wake"), SIDES, 400, 7)
+        object.__setattr__(self, "made", made)
+
+    def block(self, number: int, tell: Tell = tell_nobody) -> Iterator[Round]:
+        yield from (round_ for round_ in self.made if round_.block == number)
+
+    def round(self, side: Side, seed: int, block: int = 0, position: int = 0) -> Round:
+        return next(round_ for round_ in self.made if round_.arm == side.name)
+
+
+def fought(made: Sequence[Round], deadline_s: float = float("inf")) -> list[Round]:
+    kept: list[Round] = []
+    duel.fight(Told(made), PLAN, kept.append, deadline_s)
+    return kept
+
+
+# ---- What stored receipts come to ----
+
+
+@pytest.mark.parametrize(
+    ("rounds", "code", "outcome"),
+    [
+        (rounds_of(0.10), 2, Outcome.REGRESSED),
+        (rounds_of(0.0), 0, Outcome.NOT_REGRESSED),
+        (rounds_of(-0.10), 0, Outcome.IMPROVED),
+        (rounds_of(0.02, spread=0.3), 3, Outcome.CANNOT_TELL),
+        (rounds_of(0.10, blocks=2), 3, Outcome.CANNOT_TELL),
+        (
+            [*rounds_of(0.0), noise.round_at("B", 19, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4])],
+            4,
+            "broken",
+        ),
+        ([*rounds_of(0.10), noise.round_at("A", 19, ended="died: of old age")], 4, "broken"),
+        ([round_ for round_ in rounds_of(0.0) if round_.arm == "A"], 5, "nothing measured"),
+        ([], 5, "nothing measured"),
+    ],
+)
+def test_each_verdict_has_its_exit_code_and_its_sentence_last(
+    rounds: list[Round], code: int, outcome: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds)
+    assert cli.main(["duel", "--show", str(path)]) == code
+    *_, sentence, then = capsys.readouterr().out.splitlines()
+    assert sentence.startswith(f"B against A: {outcome}: ")
+    assert then.startswith("next: launcher ")
+    assert cli.main(["duel", "--show", str(path), "--json"]) == code
+    line = json.loads(capsys.readouterr().out)
+    assert (line["kind"], line["outcome"], line["exit_code"]) == ("duel", outcome, code)
+    assert line["plan"]["blocks"] == 20
+
+
+def test_the_table_says_all_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds_of(0.10))
+    cli.main(["duel", "--show", str(path)])
+    shown = capsys.readouterr().out
+    for words in ("alpha 1 %", "delta", "pairs", "interval", "control", "findable", "p50", "p90", "p99"):
+        assert words in shown
+
+
+def test_a_lost_wake_up_is_named_with_what_replays_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = noise.round_at("B", 3, counts={"sent": 400, "served": 399, "lost": 1}, lost_seqs=[123])
+    path = store(tmp_path / "duel.jsonl", [*rounds_of(0.0), lost])
+    assert cli.main(["duel", "--show", str(path)]) == 4
+    shown = capsys.readouterr().out
+    assert "sequence number 123" in shown
+    assert f"seed {lost.seed}" in shown
+    assert shown.splitlines()[-1] == "next: launcher duel A B --seed 7"
+
+
+def test_stored_receipts_can_be_judged_by_another_delta(tmp_path: Path) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds_of(0.05))
+    assert cli.main(["duel", "--show", str(path)]) == 2
+    assert cli.main(["duel", "--show", str(path), "--delta", "20"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["bench", "calibration"])
+def test_receipts_of_something_else_are_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = store(tmp_path / "other.jsonl", rounds_of(0.0), kind=kind)
+    assert cli.main(["duel", "--show", str(path)]) == 1
+    assert "not a duel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"blocks": 0},
+        {"blocks": "20"},
+        {"alpha": None},
+        {"delta": 0.0},
+        {"base": "\x1b[2J"},
+        {"seed": True},
+        {"rings": 1.5},
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(
+    wrong: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "duel.jsonl"
+    with Writer.create(path, Run("launcher duel A B", "duel", {"duel": {**PLAN.to_json(), **wrong}})):
+        pass
+    assert cli.main(["duel", "--show", str(path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_plan_is_in_the_receipts_as_it_was(tmp_path: Path) -> None:
+    assert duel.plan_of(read(store(tmp_path / "duel.jsonl", rounds_of(0.0)))) == PLAN
+
+
+# ---- When a duel ends ----
+
+
+def test_a_clear_difference_ends_a_duel_at_a_look_before_its_end() -> None:
+    kept = fought(rounds_of(0.5))
+    assert len(kept) in [end * 6 for end in PLAN.ends[:-1]]
+
+
+def test_what_cannot_be_told_is_measured_to_the_end_of_the_plan() -> None:
+    assert len(fought(rounds_of(0.02, spread=0.3))) == 20 * 6
+
+
+def test_a_lost_wake_up_ends_it_at_once() -> None:
+    made = rounds_of(0.0)
+    made[8] = replace(made[8], counts={**made[8].counts, "lost": 1}, lost_seqs=[3])
+    assert fought(made) == made[:9]
+
+
+def test_when_the_time_is_up_no_other_block_is_begun() -> None:
+    assert len(fought(rounds_of(0.0), deadline_s=0.0)) == 6
+
+
+def test_a_duel_that_was_stopped_spends_alpha_in_proportion() -> None:
+    rounds = rounds_of(0.10)
+    assert PLAN.settings(rounds).fractions == (0.25, 0.5, 0.75, 1.0)
+    assert PLAN.settings(rounds[: 6 * 5]).fractions == (0.25,)
+    assert PLAN.settings(rounds[: 6 * 7]).fractions == (0.25, 0.35)
+    assert PLAN.settings(rounds[: 6 * 6 + 3]).fractions == (0.25, 0.325)  # half a block
+    verdict = PLAN.judge(rounds_of(0.02, spread=0.3)[: 6 * 7])
+    assert "7 of 20 planned blocks were measured" in verdict.notes[-1]
+
+
+def test_the_plan_fits_into_the_time_after_what_was_tried_out() -> None:
+    made = rounds_of(0.0)  # each says that it took a second
+    plan = duel.begin(Told(made), duel.Settings(), 121.0, lambda _: None)
+    assert plan.blocks == 19  # 6 s each, in 95 % of 121 s
+    assert (plan.base, plan.head, plan.control) == ("A", "B", "A'")
+
+
+def test_what_is_broken_when_it_is_tried_out_counts() -> None:
+    made = rounds_of(0.0)
+    made[0] = replace(made[0], ended="hung")
+    kept: list[Round] = []
+    plan = duel.begin(Told(made), duel.Settings(), 100.0, kept.append)
+    assert plan.judge(kept).exit_code == 4
+
+
+# ---- Sides ----
+
+
+def test_a_side_says_what_is_set_for_it() -> None:
+    case = get("wake")
+    side = parse(case, "process/select@idle_us=1000,pin=free", "python", ["idle_us=5"])
+    assert (side.parameters["idle_us"], side.parameters["pin"]) == (1000.0, "free")
+    assert side.name == "process/select@idle_us=1000,pin=free"
+    assert parse(case, "process/select@engine=python", "auto").engine == "python"
+    assert parse(case, "process/select+drop=10@3@pin=free", "python").waker == "process/select+drop=10@3"
+    assert parse(case, "process/select", "python", own=["idle_us=7"]).name == "process/select@idle_us=7"
+
+
+@pytest.mark.parametrize("text", ["process/select@idle_us", "process/select@nix=1", "process/nix", "c:nix", "a@pin=up"])
+def test_a_side_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse(get("wake"), text, "python")
+
+
+def test_a_waker_that_cannot_run_the_case_says_why() -> None:
+    with pytest.raises(CannotRunError, match="private"):
+        parse(get("vring"), "fork/select", "python")
+
+
+def test_rings_that_are_far_apart_are_fewer() -> None:
+    case = get("wake")
+    assert choose_rings(case, [parse(case, "process/select", "python")]) == 1000
+    assert choose_rings(case, [parse(case, "process/select@idle_us=10000", "python")]) == 60
+    assert choose_rings(get("idle"), [parse(get("idle"), "process/select", "python")]) == 1
+    burst = get("burst")
+    assert choose_rings(burst, [parse(burst, "process/select@burst=300", "python")]) == 900
+
+
+# ---- Where GitHub shows it ----
+
+
+def test_an_annotation_is_escaped_and_as_loud_as_the_verdict() -> None:
+    shown = {
+        code: gate.command(PLAN.judge(rounds), "launcher duel\nA, B")
+        for code, rounds in ((2, rounds_of(0.1)), (0, rounds_of(0.0)), (3, rounds_of(0.1, blocks=2)))
+    }
+    assert shown[2].startswith("::error title=launcher duel%3A regressed::B against A: p50 slower: +")
+    assert " %25, at least" in shown[2]
+    assert shown[2].endswith("%0Alauncher duel%0AA, B")
+    assert shown[0].startswith("::notice ")
+    assert shown[3].startswith("::warning ")
+
+
+def test_in_github_actions_it_annotates_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    path = store(tmp_path / "duel.jsonl", rounds_of(0.1))
+    assert cli.main(["duel", "--show", str(path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 2  # data alone
+    assert "::error title=" in err
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.startswith("### B against A: regressed\n")
+    assert "| p50 | regressed | 40 |" in summary
