@@ -176,7 +176,7 @@ def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
     duel.add_argument("--set", action="append", metavar="NAME=VALUE", help="set a parameter of both (repeatable)")
     duel.add_argument("--a", action="append", metavar="NAME=VALUE", help="set a parameter of A alone (repeatable)")
     duel.add_argument("--b", action="append", metavar="NAME=VALUE", help="set a parameter of B alone (repeatable)")
-    duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: same)")
+    duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: apart)")
     duel.add_argument("--seconds", type=options.seconds, metavar="S", help="how long it may take (default: 100)")
     duel.add_argument("--rings", type=_count, metavar="N", help="rings of a round (default: as the case needs)")
     duel.add_argument(
