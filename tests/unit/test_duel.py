@@ -161,6 +161,8 @@ def test_the_plan_is_in_the_receipts_as_it_was(tmp_path: Path) -> None:
 def test_a_clear_difference_ends_a_duel_at_a_look_before_its_end() -> None:
     kept = fought(rounds_of(0.5))
     assert len(kept) in [end * 6 for end in PLAN.ends[:-1]]
+    # And not before one break in 10,000 would have come to light.
+    assert sum(round_.counts["sent"] for round_ in kept if round_.arm == "B") >= 10_000
 
 
 def test_what_cannot_be_told_is_measured_to_the_end_of_the_plan() -> None:
