@@ -34,13 +34,18 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """The Guest wants to begin anew, on a machine of which nothing is left (lguest's restart_guest())."""
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
     """The Guest crashed, for the reason it gave, or for what the engine saw."""
 
     reason: str
 
 
-Exit = Broken | Notify | Shutdown | Died
+Exit = Broken | Notify | Shutdown | Restart | Died
 
 
 DEVICE_AREA_PAGES = 64
@@ -73,9 +78,10 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class LinuxBoot:
-    """Where a bzImage finds what its boot protocol promises: the zero page (boot_params), and a GDT."""
+    """Where a bzImage finds what its boot protocol promises, the zero page (boot_params) and a GDT, and a stack."""
 
     zero_page: int
+    stack: int
     segments: Segments
 
 
@@ -101,7 +107,8 @@ class Boot:
     def registers(self) -> dict[str, int]:
         """What is in the general registers at the first instruction, by their names."""
         if self.linux is not None:
-            return {"esi": self.linux.zero_page}  # and EBP, EDI, EBX must be 0: boot.rst, 32-bit boot protocol
+            # EBP, EDI and EBX must be 0: boot.rst, 32-bit boot protocol.
+            return {"esi": self.linux.zero_page, "esp": self.linux.stack}
         return {"eax": BOOT_MAGIC, "ebx": self.device_page, "ecx": self.command_line, "esp": self.device_page}
 
     @property

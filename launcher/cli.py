@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     import shtab
 
-    from launcher import commands, options
+    from launcher import commands, options, others
 
     parser = _Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
@@ -92,6 +92,24 @@ def make_parser() -> argparse.ArgumentParser:
     run = sub.add_parser("run", help="run a Guest with the console on this terminal")
     options.add_to(run)  # a new option of run is a line there
     run.set_defaults(command=commands.run)
+
+    ps = sub.add_parser("ps", help="list the Launchers that run")
+    ps.add_argument("--json", action="store_true", help="as JSON Lines")
+    ps.set_defaults(command=others.ps)
+
+    stats = sub.add_parser("stats", help="print what a running Launcher has counted so far")
+    stats.add_argument("pid", type=int, metavar="PID", help="its process; see launcher ps")
+    stats.add_argument("--watch", type=options.seconds, metavar="S", help="again each S seconds, until it has ended")
+    stats.add_argument("--json", action="store_true", help="as JSON Lines")
+    stats.set_defaults(command=others.stats)
+
+    stop = sub.add_parser("stop", help="stop a running Launcher, and wait until it is gone")
+    stop.add_argument("pid", type=int, metavar="PID", help="its process; see launcher ps")
+    stop.add_argument(
+        "--patience", type=options.seconds, default=10.0, metavar="S", help="wait so long (default: %(default)g)"
+    )
+    stop.add_argument("--kill", action="store_true", help="end it at once, by SIGKILL")
+    stop.set_defaults(command=others.stop)
 
     list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests or cases there are")
     kinds = ("wakers", "breakers", "engines", "guests", "cases")

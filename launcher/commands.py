@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import waker
-from launcher import engines, guests, options
-from launcher.api import Died
+from launcher import engines, guests, options, restart
+from launcher.api import Died, Restart
 from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
-from launcher.outfit import make_devices
+from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
 from shared import breaker as breakers
 from shared.breaker import INLINE
@@ -23,6 +23,7 @@ from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 def run(args: argparse.Namespace) -> int:
     """Run a Guest with the console on standard input and output."""
     args = options.settle(args)
+    restarts = restart.take_count()
     config = RunConfig(
         image=args.image,
         engine=args.engine,
@@ -32,14 +33,23 @@ def run(args: argparse.Namespace) -> int:
         initrd=args.initrd,
         has_rng=args.rng,
         rng_file=args.rng_file,
+        tunnet=tuple(args.tunnet),
+        restarts=restarts,
+        block=tuple(args.block),
+        block_io=args.block_io,
     )
-    with StopRequests(args.timeout) as stop:
+    with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
         with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:
             engine, reason = machine.engine
-            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}")
+            again = f", restart {restarts}" if restarts else ""
+            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}{again}")
             exit_ = machine.loop.run()
             if args.verbose:
                 _say(_counts(machine))
+                for sentence in summaries(machine.table.devices):
+                    _say(sentence)
+        if isinstance(exit_, Restart):
+            restart.begin_anew(stop, restarts + 1)
     if isinstance(exit_, Died):
         raise GuestDied(f"guest {config.image} died: {exit_.reason}")
     return EXIT_FINE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from launcher.devices import tap
 from shared.errors import UsageError
 from shared.memory import PAGE_SIZE
 
@@ -29,6 +30,10 @@ class RunConfig:
     initrd: str | None = None
     has_rng: bool = False
     rng_file: str | None = None
+    tunnet: tuple[str, ...] = ()
+    restarts: int = 0
+    block: tuple[str, ...] = ()
+    block_io: str = "thread"
 
     @property
     def command_line(self) -> bytes:
@@ -39,7 +44,11 @@ class RunConfig:
         if len(self.command_line) > PAGE_SIZE:
             raise UsageError(f"arguments of {len(self.command_line)} bytes are over {PAGE_SIZE}; give the Guest fewer")
         if not self.image:
-            raise UsageError("image '' is no name; give a built-in Guest, an ELF32 file or a .py file")
+            raise UsageError("image '' is no name; give a built-in Guest, a file of machine code or a .py file")
+        if self.initrd == "":
+            raise UsageError("initrd '' is no name; give the file of an initrd")
+        for tunnet in self.tunnet:
+            tap.parse(tunnet)
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
                 f"memory of {self.memory_mib} MiB cannot be made; give --memory {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launcher.api import Broken, Died, Exit, Notify, Shutdown, Vcpu
+from launcher.api import Broken, Died, Exit, Notify, Restart, Shutdown, Vcpu
 from launcher.devices.table import DeviceTable
 from launcher.ready import ReadySet
 from launcher.stop import StopRequests
@@ -38,11 +38,14 @@ class Loop:
     trace: Trace
     stop: StopRequests | None = None
 
-    def run(self) -> Shutdown | Died:
-        """Run the Guest until it is done or dead. What else can end it is raised: `LabError` and its kin."""
+    def run(self) -> Shutdown | Restart | Died:
+        """Run the Guest until it is done, wants to begin anew, or is dead.
+
+        What else can end it is raised: `LabError` and its kin.
+        """
         while True:
             exit_ = self.run_once()
-            if isinstance(exit_, Shutdown | Died):
+            if isinstance(exit_, Shutdown | Restart | Died):
                 return exit_
 
     def run_once(self) -> Exit:

@@ -19,6 +19,7 @@ from launcher import engines
 from launcher.api import DEVICE_AREA_PAGES, Boot, Device, Payload
 from launcher.config import RunConfig
 from launcher.devices.table import DeviceTable
+from launcher.identity import introduce
 from launcher.loop import Loop
 from launcher.ready import ReadySet
 from launcher.stop import StopRequests
@@ -63,6 +64,7 @@ def open_machine(
     with ExitStack() as closing:
         page = closing.enter_context(Page.create())
         page.words[IS_TRACING] = config.is_tracing
+        introduce(page, config, choice.engine.name)
         memory = closing.enter_context(_make_memory(config, name))
         device_page = config.memory_mib << 20
         line = config.command_line
@@ -83,7 +85,7 @@ def open_machine(
             page.words[INTERRUPTS] += 1
             vcpu.interrupt(irq)
 
-        table = DeviceTable(memory, device_page, interrupt)
+        table = DeviceTable(memory, device_page, interrupt, page)
         closing.callback(table.close)
         sources = [source for device in make_devices(memory, page) for source in table.add(device)]
         if stop is not None:

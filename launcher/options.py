@@ -47,14 +47,14 @@ def _mib(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read a number of seconds; raise `ArgumentTypeError` for what is none, or no time to wait."""
+    """Read a time in seconds off the command line; raise `ArgumentTypeError` for what is none."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds") from None
-    if not 0 < number <= _MAX_TIMEOUT_S:
+    if not 0 < value <= _MAX_TIMEOUT_S:
         raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and {_MAX_TIMEOUT_S} seconds")
-    return number
+    return value
 
 
 TEXT = Kind((str,), "a string")
@@ -90,10 +90,12 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "image",
         PATH,
-        f"a built-in Guest (echo), an ELF32 file, a .py file, or a {CONFIG_SUFFIX} file with options for run",
+        "a built-in Guest (echo), an ELF file of 32-bit code, a bzImage, flat:FILE[@ADDR], a .py file, "
+        f"or a {CONFIG_SUFFIX} file with options for run",
         default="echo",
         metavar="IMAGE",
         is_positional=True,
+        prefixes=("flat:",),
     ),
     Option(
         "args",
@@ -109,6 +111,28 @@ OPTIONS: tuple[Option, ...] = (
     Option("initrd", PATH, "what a Linux kernel (bzImage) finds as its initial RAM disk", metavar="FILE"),
     Option("rng", FLAG, "give the Guest entropy, from the kernel", default=False),
     Option("rng-file", PATH, "give the Guest entropy, from FILE", metavar="FILE"),
+    Option(
+        "block",
+        PATH,
+        "give the Guest a disk, FILE; with ro: it can only read it",
+        metavar="[ro:]FILE",
+        is_repeatable=True,
+        prefixes=("ro:",),
+    ),
+    Option(
+        "block-io",
+        TEXT,
+        "what moves the disks' bytes: a thread each, or io_uring",
+        default="thread",
+        choices=("thread", "uring"),
+    ),
+    Option(
+        "tunnet",
+        TEXT,
+        "give the Guest a network, with the host at ADDR (of a /24), or as a port of a bridge",
+        metavar="ADDR[/LEN]|bridge:NAME",
+        is_repeatable=True,
+    ),
     Option("timeout", SECONDS, "stop a Guest that still runs after so long", metavar="S"),
     Option("verbose", FLAG, "say at the end what was counted", default=False),
 )

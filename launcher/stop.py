@@ -8,6 +8,7 @@ nothing the first time, and the interpreter's C code writes the signal's number 
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 from types import FrameType
@@ -24,8 +25,11 @@ _INSIST_S = 1.0  # the alarm comes again, for a Guest that lets nobody take the 
 class StopRequests:
     """Catches the signals from its making to `close`; the main thread's, use it in a `with`."""
 
-    def __init__(self, timeout_s: float | None = None) -> None:
-        """Begin to catch; after `timeout_s` SIGALRM comes, and is taken as `TimedOut`."""
+    def __init__(self, timeout_s: float | None = None, *, is_continued: bool = False) -> None:
+        """Begin to catch; after `timeout_s` SIGALRM comes, and is taken as `TimedOut`.
+
+        One that `is_continued` takes up what the program before this one held back: signals, and the rest of its time.
+        """
         self._timeout_s = timeout_s
         self._count = 0
         self._is_taken = False
@@ -40,8 +44,11 @@ class StopRequests:
             for signo in (*_SIGNALS, *([signal.SIGALRM] if timeout_s is not None else []))
             if signal.getsignal(signo) is not signal.SIG_IGN or signo == signal.SIGALRM
         }
-        if timeout_s is not None:
+        if timeout_s is not None and not (is_continued and signal.getitimer(signal.ITIMER_REAL)[0]):
             signal.setitimer(signal.ITIMER_REAL, timeout_s, _INSIST_S)
+        self._is_holding = False
+        if is_continued:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
 
     def take(self) -> None:
         """Raise `Interrupted` when one of the signals has come, `TimedOut` when it was the alarm's."""
@@ -54,6 +61,13 @@ class StopRequests:
                 self._is_taken = True
                 raise self._reason(number)
 
+    def hold_back(self) -> None:
+        """Let no signal in from here on: it is for who comes after an execv. Raises as `take` does for one before."""
+        self._is_holding = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+        while select.select([self._socket], [], [], 0)[0]:
+            self.take()
+
     def close(self) -> None:
         """Put back what was."""
         if self._timeout_s is not None:
@@ -61,6 +75,8 @@ class StopRequests:
         for signo, handler in self._before.items():
             signal.signal(signo, handler)
         signal.set_wakeup_fd(self._wakeup_before)
+        if self._is_holding:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
         self._socket.close()
         self._writer.close()
 

@@ -113,6 +113,11 @@ class DriverQueue(Generic[Token]):
         """How many descriptors are free."""
         return len(self._free)
 
+    @property
+    def in_flight(self) -> int:
+        """How many chains are the device's."""
+        return len(self._in_flight)
+
     def add(
         self,
         readable: Sequence[Buffer],

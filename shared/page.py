@@ -17,7 +17,7 @@ import os
 
 from shared.errors import MemoryRefused
 from shared.memory import PAGE_SIZE
-from shared.structs import TRACE_LANES, ControlPage, TraceLane
+from shared.structs import TRACE_LANES, ControlPage, DeviceCounts, TraceLane
 
 _WORD = ctypes.sizeof(ctypes.c_uint64)
 
@@ -31,9 +31,19 @@ SPURIOUS = ControlPage.spurious.offset // _WORD
 NOTIFIES = ControlPage.notifies.offset // _WORD
 INTERRUPTS = ControlPage.interrupts.offset // _WORD
 SERVICED = ControlPage.serviced.offset // _WORD
+REPLACED = ControlPage.replaced.offset // _WORD
 IS_TRACING = ControlPage.is_tracing.offset // _WORD
 TAKEN_IDX = ControlPage.taken_idx.offset // _WORD
 LOOKED_IDX = ControlPage.looked_idx.offset // _WORD
+
+# A device's slot begins here, has so many words, and of these its counts are the ones with these numbers.
+DEVICES = ControlPage.devices.offset // _WORD
+DEVICE_SERVICED = DeviceCounts.serviced.offset // _WORD
+DEVICE_NOTIFIES = DeviceCounts.notifies.offset // _WORD
+DEVICE_INTERRUPTS = DeviceCounts.interrupts.offset // _WORD
+DEVICE_WORDS = ctypes.sizeof(DeviceCounts) // _WORD
+
+NAME = "control-page"
 
 _LANE_SIZE = ctypes.sizeof(TraceLane)
 _CONTROL_SIZE = PAGE_SIZE
@@ -59,7 +69,7 @@ class Page:
     @classmethod
     def create(cls) -> Page:
         """Make a zeroed page that can be passed to a Waker by its `fileno()`."""
-        fd = os.memfd_create("control-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, SIZE)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -67,6 +77,10 @@ class Page:
             os.close(fd)
             raise
         return cls(fd)
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Write bytes that nobody looks at yet: those of the identity, a device's name."""
+        self._bytes[offset : offset + len(data)] = data
 
     def fileno(self) -> int:
         """Return the fd, which stays ours."""

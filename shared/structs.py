@@ -69,8 +69,46 @@ class VqConfig(ctypes.LittleEndianStructure):
 
 
 VRING_SLOTS = 64
+DEVICE_SLOTS = 24
 TRACE_LANES = 2
 TRACE_RECORDS = 4095
+
+
+class Identity(ctypes.Structure):
+    """Whose control page this is, for those who look from outside. The Launcher writes it, once (launcher/identity.py).
+
+    It stands first and stays as it is, so that a Launcher of another version is found, too. Text is UTF-8, filled up
+    with NULs.
+    """
+
+    _fields_ = (
+        # Written last: what has it is complete.
+        ("magic", c_uint64),
+        # Changes with the layout of what follows the identity.
+        ("version", c_uint64),
+        # As the Launcher itself sees it: in its own pid namespace.
+        ("pid", c_uint64),
+        # When that process began, in ticks since boot (/proc/PID/stat, 22): tells it from a later one of the same pid.
+        ("process_start", c_uint64),
+        # When this machine was opened: CLOCK_BOOTTIME in ns.
+        ("opened_ns", c_uint64),
+        # How often the Guest was restarted before.
+        ("restarts", c_uint64),
+        ("guest", c_uint8 * 64),
+        ("engine", c_uint8 * 16),
+        ("waker", c_uint8 * 64),
+    )
+
+
+class DeviceCounts(ctypes.Structure):
+    """One device's counters, the Launcher's: its sources serviced, notifications taken, interrupts raised."""
+
+    _fields_ = (
+        ("name", c_uint8 * 16),
+        ("serviced", c_uint64),
+        ("notifies", c_uint64),
+        ("interrupts", c_uint64),
+    )
 
 
 class ControlPage(ctypes.Structure):
@@ -81,6 +119,7 @@ class ControlPage(ctypes.Structure):
     """
 
     _fields_ = (
+        ("identity", Identity),
         # Set by whoever breaks the Guest, cleared by the vCPU's thread.
         ("break_word", c_uint64),
         ("_line0", c_uint64 * 7),
@@ -99,13 +138,18 @@ class ControlPage(ctypes.Structure):
         ("serviced", c_uint64),
         # Whether to stamp (shared/trace.py). Set before the Waker starts.
         ("is_tracing", c_uint64),
-        ("_line2", c_uint64 * 2),
+        # How many Wakers died and were replaced.
+        ("replaced", c_uint64),
+        ("_line2", c_uint64),
         # One word per ring that a Waker looks at. The Launcher's: the index it has taken.
         ("taken_idx", c_uint64 * VRING_SLOTS),
         # The Waker's: the index it saw last when a doorbell rang, through its own mapping.
         ("looked_idx", c_uint64 * VRING_SLOTS),
         # A sem_t, of 32 bytes or less (shared/breakers/semaphore.py).
         ("semaphore", c_uint64 * 4),
+        ("_line3", c_uint64 * 4),
+        # The Launcher's: a slot for each device, in the order of the device page; the last is for all others.
+        ("devices", DeviceCounts * DEVICE_SLOTS),
     )
 
 

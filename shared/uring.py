@@ -24,6 +24,7 @@ from shared.linux import syscall
 
 _SYS_SETUP = 425  # the same number on every architecture, as all since 424
 _SYS_ENTER = 426
+_SYS_REGISTER = 427
 
 _OFF_RINGS = 0
 _OFF_SQES = 0x10000000
@@ -33,6 +34,12 @@ _SETUP_CLAMP = 1 << 4
 _ENTER_GETEVENTS = 1 << 0
 _SQ_CQ_OVERFLOW = 1 << 1
 
+_REGISTER_EVENTFD = 4
+_FSYNC_DATASYNC = 1 << 0
+
+_OP_READV = 1
+_OP_WRITEV = 2
+_OP_FSYNC = 3
 _OP_POLL_ADD = 6
 _OP_POLL_REMOVE = 7
 _OP_RECV = 27
@@ -162,6 +169,23 @@ class Ring:
     def poll_remove(self, target: int, user_data: int) -> None:
         """Queue the end of the poll whose user data is `target`."""
         self._queue(_OP_POLL_REMOVE, 0, -1, 0, target, 0, 0, user_data)
+
+    def readv(self, fd: int, iovecs: int, count: int, offset: int, user_data: int) -> None:
+        """Queue preadv(2): `iovecs` is the host address of `count` of them, which stay until it is done."""
+        self._queue(_OP_READV, 0, fd, offset, iovecs, count, 0, user_data)
+
+    def writev(self, fd: int, iovecs: int, count: int, offset: int, user_data: int, rwf_flags: int = 0) -> None:
+        """Queue pwritev2(2), as `readv`."""
+        self._queue(_OP_WRITEV, 0, fd, offset, iovecs, count, rwf_flags, user_data)
+
+    def fdatasync(self, fd: int, user_data: int) -> None:
+        """Queue fdatasync(2): it covers the writes that are done by now."""
+        self._queue(_OP_FSYNC, 0, fd, 0, 0, 0, _FSYNC_DATASYNC, user_data)
+
+    def register_eventfd(self, fd: int) -> None:
+        """Have every completion count up this eventfd."""
+        number = ctypes.c_int32(fd)
+        syscall(_SYS_REGISTER, self._fd, _REGISTER_EVENTFD, ctypes.addressof(number), 1, name="io_uring_register")
 
     def room(self) -> int:
         """How many requests can be queued before the next `submit`."""

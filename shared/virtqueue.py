@@ -40,7 +40,7 @@ class Virtqueue:
     __slots__ = (
         "_arrays", "_avail_event", "_avail_flags", "_avail_idx", "_avail_ring", "_bytes", "_event_idx",
         "_mask", "_offered", "_pack_used", "_popped", "_reader", "_signalled", "_u16", "_used", "_used_event",
-        "_used_flags", "_used_idx", "_used_ring", "_wants_kick", "is_broken", "layout", "memory", "name",
+        "_used_flags", "_used_idx", "_used_ring", "_wants_kick", "features", "is_broken", "layout", "memory", "name",
     )  # fmt: skip
 
     is_broken: bool
@@ -58,9 +58,11 @@ class Virtqueue:
         *,
         event_idx: bool = False,
         indirect: bool = True,
+        features: int = 0,
     ) -> None:
         """Serve the ring at `layout`, with what was negotiated; every error begins with `name`.
 
+        `features` is all that the driver acknowledged, for the device to look at; a mask.
         A ring that somebody else served before is taken up where its used index stands: what was in flight
         then is served again. Raises `RingError` when the layout is not that of a ring within `memory`.
         """
@@ -68,6 +70,7 @@ class Virtqueue:
         self.memory = memory
         self.layout = layout
         self.name = name
+        self.features = features
         self._event_idx = event_idx
         self._reader = ChainReader(memory, layout, name, indirect=indirect)
         self._arrays: RingArrays | None = None

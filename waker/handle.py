@@ -14,7 +14,7 @@ from time import monotonic
 
 from shared.errors import SourceRefused, WakerError
 from shared.linux import is_open
-from shared.page import BREAKS, LOOKS, STARVED, WAKES, Page
+from shared.page import BREAKS, LOOKS, REPLACED, STARVED, WAKES, Page
 from shared.wire import PeerGone
 from waker.api import Outgrown, Place, Source, Unwatch, WakerStats, Watch
 
@@ -41,7 +41,6 @@ class Waker:
         self._generation = 0
         self._released = page.words[BREAKS]
         self._deaths: deque[float] = deque(maxlen=_MANY_DEATHS)
-        self._replaced = 0
         self._is_stopped = False
         self._place = self._start()
 
@@ -112,7 +111,7 @@ class Waker:
     def stats(self) -> WakerStats:
         """Return what has been done so far, by all the Wakers that had this place."""
         words = self._page.words
-        return WakerStats(words[BREAKS], words[WAKES], words[LOOKS], self._replaced, self._place.pid)
+        return WakerStats(words[BREAKS], words[WAKES], words[LOOKS], words[REPLACED], self._place.pid)
 
     def kill(self) -> None:
         """Have the Waker die at once: for those who want to see what happens then."""
@@ -147,7 +146,7 @@ class Waker:
             self._deaths.append(now)
             if len(self._deaths) == _MANY_DEATHS and now - self._deaths[0] < _CRASH_LOOP_S:
                 raise WakerError(f"{self.name}: the Waker died {_MANY_DEATHS} times within {_CRASH_LOOP_S:.0f} s")
-            self._replaced += 1
+            self._page.words[REPLACED] += 1
             try:
                 return self._begin_anew()
             except _DiedEarlyError:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from launcher.api import DEVICE_AREA_PAGES, Device
 from shared.errors import GuestDied, UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
-from shared.structs import DeviceDesc, VqConfig
+from shared.page import DEVICE_INTERRUPTS, DEVICE_NOTIFIES, DEVICE_SERVICED, DEVICE_WORDS, DEVICES, SIZE, Page
+from shared.structs import DEVICE_SLOTS, ControlPage, DeviceCounts, DeviceDesc, VqConfig
 from shared.virtio import DRIVER_OK, FAILED, RING_EVENT_IDX, RING_INDIRECT_DESC
 from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
@@ -36,14 +37,25 @@ class _Slot:
     features: int
     rings: list[VringLayout]
     irqs: list[int]
+    # Where its counters are among the words of the control page.
+    serviced: int
+    notifies: int
+    interrupts: int
     queues: list[Virtqueue] = field(default_factory=list)
 
 
 class DeviceTable:
     """The page and its devices. The vCPU's thread calls it."""
 
-    def __init__(self, memory: GuestMemory, page_addr: int, interrupt: Callable[[int], None]) -> None:
-        """Begin an empty page at guest-physical `page_addr`; `interrupt` gives the Guest an irq."""
+    def __init__(
+        self, memory: GuestMemory, page_addr: int, interrupt: Callable[[int], None], page: Page | None = None
+    ) -> None:
+        """Begin an empty page at guest-physical `page_addr`; `interrupt` gives the Guest an irq.
+
+        What each device does is counted in the control page `page`; without one, where nobody looks.
+        """
+        self._page = page
+        self._counts = page.words if page is not None else memoryview(bytearray(SIZE)).cast("Q")
         self._memory = memory
         self._interrupt = interrupt
         self._page_addr = page_addr
@@ -54,6 +66,11 @@ class DeviceTable:
         self._by_ring: dict[int, tuple[_Slot, int]] = {}
         self._by_device: dict[Device, _Slot] = {}
         self._owners: dict[Source, Device] = {}
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices, in the order in which they stand on the page."""
+        return tuple(self._by_device)
 
     def add(self, device: Device) -> Sequence[Source]:
         """Put a device on the page, lay out its rings, and return the sources to be watched from the beginning.
@@ -81,7 +98,18 @@ class DeviceTable:
         self._next_desc += len(entry)
 
         acked = addr + sizeof(DeviceDesc) + len(configs) * sizeof(VqConfig) + _FEATURE_LEN
-        slot = _Slot(device, addr, acked, features, rings, irqs)
+        at = self._take_counters(device)
+        slot = _Slot(
+            device,
+            addr,
+            acked,
+            features,
+            rings,
+            irqs,
+            at + DEVICE_SERVICED,
+            at + DEVICE_NOTIFIES,
+            at + DEVICE_INTERRUPTS,
+        )
         self._by_device[device] = self._by_desc[addr] = slot
         for number, ring in enumerate(rings):
             self._by_ring[ring.desc] = slot, number
@@ -96,8 +124,10 @@ class DeviceTable:
     def serve(self, source: Source) -> bool:
         """Have the device serve its source, and interrupt the Guest for it; False says: watch it no longer."""
         device = self._owners[source]
+        slot = self._by_device[device]
+        self._counts[slot.serviced] += 1
         keep = device.on_ready(source)
-        self._raise_lines(self._by_device[device])
+        self._raise_lines(slot)
         return keep
 
     def notify(self, addr: int) -> Sequence[Source]:
@@ -110,9 +140,11 @@ class DeviceTable:
             if not slot.queues:
                 # VirtIO 1.3, 3.1.1: no notification before DRIVER_OK.
                 raise GuestDied(f"guest: notified queue {number} of {slot.device.name} before DRIVER_OK")
+            self._counts[slot.notifies] += 1
             sources = slot.device.on_notify(number)
         elif addr in self._by_desc:
             slot = self._by_desc[addr]
+            self._counts[slot.notifies] += 1
             sources = self._take_status(slot)
         else:
             raise GuestDied(f"guest: notified {addr:#x}, where neither a device nor a ring is")
@@ -128,6 +160,7 @@ class DeviceTable:
 
     def _raise_lines(self, slot: _Slot) -> None:
         for line in slot.device.lines():
+            self._counts[slot.interrupts] += 1
             self._interrupt(slot.irqs[line])
 
     def _take_status(self, slot: _Slot) -> Sequence[Source]:
@@ -156,10 +189,22 @@ class DeviceTable:
                 f"{device.name} queue {number}",
                 event_idx=bool(acked >> RING_EVENT_IDX & 1),
                 indirect=bool(acked >> RING_INDIRECT_DESC & 1),
+                features=acked,
             )
             for number, ring in enumerate(slot.rings)
         ]
         return device.start(slot.queues)
+
+    def _take_counters(self, device: Device) -> int:
+        """Return where the counters of the next device are; those past the last slot share it."""
+        number = len(self._by_device)
+        slot = min(number, DEVICE_SLOTS - 1)
+        if self._page is not None:
+            name = device.name if slot == number else "others"
+            size = DeviceCounts.name.size
+            offset = ControlPage.devices.offset + slot * sizeof(DeviceCounts) + DeviceCounts.name.offset
+            self._page.put(offset, name.encode()[:size].ljust(size, b"\0"))
+        return DEVICES + slot * DEVICE_WORDS
 
     def _place_ring(self, device: Device, num: int) -> VringLayout:
         ring = VringLayout.contiguous(num, self._next_page * PAGE_SIZE)

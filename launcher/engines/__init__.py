@@ -1,6 +1,7 @@
 """What runs a Guest. Engines know memory, a breaker and how to start; never devices or Wakers.
 
-`auto` takes kvm where /dev/kvm really runs a Guest, else python, and the caller says which and why.
+`auto` takes kvm where /dev/kvm really runs a Guest, else unicorn where that is installed, else python, and the caller
+says which and why.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from launcher import guests, image
 from launcher.api import Boot, Payload, Vcpu
-from launcher.engines import kvm, python
+from launcher.engines import kvm, python, unicorn
 from shared.breaker import Breaker, ExitFlag
 from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
@@ -84,22 +85,30 @@ def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
         if reason is not None:
             raise UsageError(f"engine '{name}' cannot run here: {reason}; try --engine {AUTO}")
         return Choice(engine, "asked for")
-    if guest.endswith(".py"):
+    if image.is_python(guest):
         return Choice(_ENGINES["python"], "the Guest is written in Python")
-    reason = kvm.why_not()
-    if breaker is not None and breaker not in kvm.BREAKERS:
-        reason = f"its Guest is not stopped by {breaker}"
-        if guest not in guests.names():
-            image.check(guest)
-            raise UsageError(f"image '{guest}' is machine code: {refuse_breaker(breaker, _ENGINES['kvm'])}")
-    elif breaker is not None and breaker not in python.BREAKERS and reason is not None:
-        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {reason}")
-    if reason is None:
+    return _choose_by_itself(guest, breaker)
+
+
+def _choose_by_itself(guest: str, breaker: str | None) -> Choice:
+    reasons = {name: _why_not_for(breaker, _ENGINES[name]) for name in ("kvm", "unicorn")}
+    refusals = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if reasons["kvm"] is None:
         return Choice(_ENGINES["kvm"], "/dev/kvm runs a Guest here")
+    if reasons["unicorn"] is None:
+        return Choice(_ENGINES["unicorn"], f"kvm: {reasons['kvm']}")
     if guest in guests.names():
-        return Choice(_ENGINES["python"], f"kvm: {reason}")
+        if breaker is None or breaker in python.BREAKERS:
+            return Choice(_ENGINES["python"], refusals)
+        raise CannotRunError(f"breaker '{breaker}' stops engine kvm alone, and that cannot run here: {kvm.why_not()}")
     image.check(guest)
-    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: kvm: {reason}")
+    raise CannotRunError(f"image '{guest}' is machine code, and no engine here runs that: {refusals}")
+
+
+def _why_not_for(breaker: str | None, engine: Engine) -> str | None:
+    if breaker is not None and breaker not in engine.breakers:
+        return f"its Guest is not stopped by {breaker}"
+    return engine.why_not()
 
 
 def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -> Boot:
@@ -108,12 +117,13 @@ def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -
     Raises `UsageError` for what is no such Guest; memory is then untouched.
     """
     guest = payload.guest
-    if guest.endswith(".py"):
+    if image.is_python(guest):
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
-    if payload.initrd is not None:
-        raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
-    path = guests.image_path(guest) if guest in guests.names() else Path(guest)
-    return image.load(path, memory, device_page)
+    if guest in guests.names():
+        if payload.initrd is not None:
+            raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
+        return image.load(guests.image_path(guest), memory, device_page)
+    return image.load(guest, memory, device_page, payload.args, payload.initrd, payload.warn)
 
 
 def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
@@ -123,6 +133,16 @@ def _open_kvm(payload: Payload, memory: GuestMemory, device_page: int, make_brea
         breaker = make_breaker(vm.exit_flag())
         opened.callback(breaker.close)
         vcpu = kvm.KvmVcpu(memory, boot, breaker, vm)
+        opened.pop_all()
+        return vcpu
+
+
+def _open_unicorn(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
+    boot = load_machine_code(payload, memory, device_page)
+    with ExitStack() as opened:
+        breaker = make_breaker(None)
+        opened.callback(breaker.close)
+        vcpu = unicorn.UnicornVcpu(memory, boot, breaker)
         opened.pop_all()
         return vcpu
 
@@ -137,7 +157,7 @@ def _open_python(payload: Payload, memory: GuestMemory, device_page: int, make_b
 def _load_program(guest: str) -> python.Program:
     if guest in guests.names():
         module = import_module(f"launcher.guests.{guest}")
-    elif guest.endswith(".py"):
+    elif image.is_python(guest):
         if not Path(guest).is_file():
             raise UsageError(f"image '{guest}': no such file")
         spec = util.spec_from_file_location("guest", guest)
@@ -167,5 +187,8 @@ def _always() -> None:
 
 _ENGINES = {
     "kvm": Engine("kvm", "machine code on /dev/kvm, one vCPU, 32-bit", kvm.BREAKERS, kvm.why_not, _open_kvm),
+    "unicorn": Engine(
+        "unicorn", "machine code on an emulated i386, any processor", unicorn.BREAKERS, unicorn.why_not, _open_unicorn
+    ),
     "python": Engine("python", "a Guest written in Python, no privileges", python.BREAKERS, _always, _open_python),
 }

@@ -7,6 +7,7 @@ place at which the vCPU can be stopped, as on a real one.
     yield COMPUTE                nothing: an instruction ended
     yield Notify(addr)           tell the host
     yield Shutdown()             done
+    yield Restart()              begin anew
 
 The vCPU looks at the break flag at each of them. A Guest that computes holds the GIL meanwhile, so that a Waker that
 is a thread of the same process waits up to `sys.getswitchinterval()` for its turn: that is a property of this engine
@@ -20,7 +21,7 @@ from collections.abc import Callable, Generator
 from enum import Enum
 from typing import NamedTuple, NoReturn
 
-from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
+from launcher.api import Boot, Broken, Died, Exit, Notify, Restart, Shutdown
 from shared.breaker import Breaker
 from shared.errors import LabError
 from shared.memory import PAGE_SIZE, GuestMemory
@@ -40,12 +41,13 @@ COMPUTE = Step.COMPUTE
 HALT = Step.HALT
 
 Irqs = frozenset[int]
-GuestCode = Generator[Step | Notify | Shutdown, Irqs, None]
+GuestCode = Generator[Step | Notify | Shutdown | Restart, Irqs, None]
 Program = Callable[["Cpu"], GuestCode]
 
 REASON_LIMIT = 256
 """How many characters of a crash reason are shown."""
 
+_WANTS = "HALT, COMPUTE, Notify(addr), Shutdown() or Restart()"
 _NO_IRQS: Irqs = frozenset()
 _BROKEN = Broken()
 # A Guest that leaves by sys.exit() must not take its Launcher, and the exit code, along.
@@ -97,12 +99,12 @@ class PythonVcpu:
                 return Died(_shown(f"{type(error).__name__}: {error}"))
             if wanted is HALT:
                 self._is_halted = True
-            elif isinstance(wanted, Shutdown) or (isinstance(wanted, Notify) and isinstance(wanted.addr, int)):
+            elif isinstance(wanted, Shutdown | Restart) or (
+                isinstance(wanted, Notify) and isinstance(wanted.addr, int)
+            ):
                 return wanted
             elif wanted is not COMPUTE:
-                return Died(
-                    _shown(f"it yielded {wanted!r}, but a Guest yields HALT, COMPUTE, Notify(addr) or Shutdown()")
-                )
+                return Died(_shown(f"it yielded {wanted!r}, but a Guest yields {_WANTS}"))
         return _BROKEN
 
     def _step(self) -> Exit | Step:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from launcher.api import Notify, Shutdown
+from launcher.api import Shutdown
 from launcher.engines.python import HALT, Cpu, GuestCode, Irqs, Step
-from launcher.guests.support import find_device
+from launcher.guests.support import find_device, kick
 from shared.driverqueue import DriverQueue
 from shared.virtio import CONSOLE
 
@@ -24,7 +24,7 @@ def run(cpu: Cpu) -> GuestCode:
     free = list(range(_BUFFERS))
     for number in range(_BUFFERS):
         typed.add([], [(_INPUT_ADDR + number * _BUFFER_SIZE, _BUFFER_SIZE)], number)
-    yield from _kick(typed)
+    yield from kick(typed)
     while True:
         used = typed.reap()
         if used is None:
@@ -39,17 +39,12 @@ def run(cpu: Cpu) -> GuestCode:
             out = _OUTPUT_ADDR + number_out * _BUFFER_SIZE
             cpu.memory.view(out, len(text))[:] = text
             said.add([(out, len(text))], [], number_out)
-            yield from _kick(said)
+            yield from kick(said)
         if eot:
             yield from _reclaim(said, free, at_least=_BUFFERS)
             yield Shutdown()
         typed.add([], [(addr, _BUFFER_SIZE)], number)
-        yield from _kick(typed)
-
-
-def _kick(queue: DriverQueue[int]) -> Generator[Notify, Irqs, None]:
-    if queue.kick_needed():
-        yield Notify(queue.layout.desc)
+        yield from kick(typed)
 
 
 def _reclaim(said: DriverQueue[int], free: list[int], at_least: int) -> Generator[Step, Irqs, None]:

@@ -27,6 +27,7 @@ class FoundDevice(NamedTuple):
     irqs: list[int]
     offered: int
     acked_addr: int
+    config: bytes
 
     def start(self, features: int = RING_FEATURES) -> Generator[Notify, Irqs, list[DriverQueue[int]]]:
         """Acknowledge those of `features` that are offered, say DRIVER_OK, and return the queues."""
@@ -54,11 +55,16 @@ def do(
 ) -> Generator[Notify | Step, Irqs, int]:
     """Give a queue one chain, (address, length) each, and sleep until it is used; return how many bytes came."""
     queue.add(readable, writable, 0)
-    if queue.kick_needed():
-        yield Notify(queue.layout.desc)
+    yield from kick(queue)
     while (used := queue.reap()) is None:
         yield HALT
     return used[1]
+
+
+def kick(queue: DriverQueue[int]) -> Generator[Notify, Irqs, None]:
+    """Notify the device of what was added, if it wants to know."""
+    if queue.kick_needed():
+        yield Notify(queue.layout.desc)
 
 
 def find_device(cpu: Cpu, type_id: int, name: str) -> FoundDevice:
@@ -81,5 +87,6 @@ def find_device(cpu: Cpu, type_id: int, name: str) -> FoundDevice:
                 [config.irq for config in configs],
                 int.from_bytes(cpu.memory.view(features_addr, desc.feature_len), "little"),
                 features_addr + desc.feature_len,
+                bytes(cpu.memory.view(features_addr + 2 * desc.feature_len, desc.config_len)),
             )
         addr = features_addr + 2 * desc.feature_len + desc.config_len

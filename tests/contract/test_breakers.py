@@ -28,6 +28,8 @@ PAIRS = [
     pytest.param(kind, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{kind}")
     for engine in engines.names()
     for kind in engines.get(engine).breakers
+    # It sleeps as python does, whatever wakes it: one kind that is a file, and one that is none.
+    if engine != "unicorn" or kind in ("eventfd", "signal")
 ]
 PLACES = sorted({waker.parse(name).place for name in waker.names()} - {"inline"})
 
@@ -81,14 +83,14 @@ def test_they_are_listed_with_the_engines_that_they_stop() -> None:
         assert row["default_of"] == [name for name in engines.names() if engines.get(name).breakers[0] == kind]
         assert row["why_not"] == breakers.missing(kind)
         assert row["description"] == breakers.description(kind)
-    assert sorted(name for row in found for name in row["default_of"]) == engines.names()  # type: ignore[attr-defined]
+    assert sorted(name for row in found for name in row["default_of"]) == sorted(engines.names())  # type: ignore[attr-defined]
 
 
 def test_the_list_for_people_names_the_engines_too() -> None:
     lines = run_launcher("list", "breakers").stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == list(KINDS)
-    assert "[python: default]" in next(line for line in lines if line.startswith("eventfd"))
-    assert "[kvm: default, python]" in next(line for line in lines if line.startswith("signal"))
+    assert "[unicorn: default, python: default]" in next(line for line in lines if line.startswith("eventfd"))
+    assert "[kvm: default, unicorn, python]" in next(line for line in lines if line.startswith("signal"))
 
 
 def test_a_wakers_row_says_what_it_can_stop_each_engine_with() -> None:

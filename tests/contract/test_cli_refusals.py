@@ -177,7 +177,7 @@ def test_a_pair_that_cannot_work_says_why_and_what_would() -> None:
     sentence = refused_on("kvm", "--waker", "process/select+eventfd")
     assert sentence == (
         "waker 'process/select+eventfd': breaker 'eventfd' cannot stop engine kvm; take one that can "
-        "(signal, immediate), or engine python"
+        "(signal, immediate), or engine unicorn or python"
     )
 
 
@@ -211,9 +211,16 @@ def as_nobody() -> list[str]:
     return prefix
 
 
-def run_as_nobody(*args: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+WITHOUT_UNICORN = [
+    sys.executable, "-c", "import sys; sys.modules['unicorn'] = None; from launcher.cli import main; sys.exit(main())",
+]  # fmt: skip
+
+
+def run_as_nobody(
+    *args: str, text: bytes = b"", program: Sequence[str] = LAUNCHER
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*as_nobody(), *LAUNCHER, *args],
+        [*as_nobody(), *program, *args],
         input=text,
         capture_output=True,
         env=environment(),
@@ -234,11 +241,19 @@ def test_kvm_that_is_not_allowed_is_done_without_when_it_was_not_asked_for() -> 
     # This Waker needs no second start of the interpreter, which nobody may not be allowed (a Python below /root).
     done = run_as_nobody("run", "--waker=thread/select", text=b"hello")
     assert (done.returncode, done.stdout) == (0, b"hello")
+    best = "python" if engines.get("unicorn").why_not() else "unicorn"
+    assert f"engine {best} (kvm: not allowed".encode() in done.stderr
+
+
+def test_an_engine_that_is_not_installed_is_done_without_too() -> None:
+    done = run_as_nobody("run", "--waker=thread/select", text=b"hello", program=WITHOUT_UNICORN)
+    assert (done.returncode, done.stdout) == (0, b"hello")
     assert b"engine python (kvm: not allowed" in done.stderr
+    assert b"; unicorn: the package unicorn is not installed; pip install" in done.stderr
 
 
 def test_machine_code_that_nothing_here_runs_is_exit_code_77() -> None:
-    done = run_as_nobody("run", str(guests.image_path("echo")))
+    done = run_as_nobody("run", str(guests.image_path("echo")), program=WITHOUT_UNICORN)
     assert done.returncode == 77
     assert "no engine here runs that" in only_sentence(done.stderr)
 

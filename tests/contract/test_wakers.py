@@ -12,13 +12,14 @@ from launcher.check.endurance import endure
 from launcher.check.report import EXPECTED, PASS, try_rule
 from launcher.check.rig import open_rig
 from launcher.check.rules import RULES
+from tests.support.sessions import wakers_to_try
 
 PAIRS = [
     pytest.param(name, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{name}")
     for engine in engines.names()
-    for name in waker.names()
+    for name in wakers_to_try(engine)
 ]
-WAKES = {"python": 20_000, "kvm": 1_000}
+WAKES = {"python": 20_000, "kvm": 1_000, "unicorn": 2_000}
 # A Guest in Python that computes holds the GIL for a switch interval at each wake of a Waker that is a thread, and
 # every Waker's break waits for the Guest's next yield.
 SPINNING_WAKES = 100

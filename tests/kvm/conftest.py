@@ -1,4 +1,7 @@
-"""What the tests of the kvm engine share; all of them skip, with the reason, where KVM runs no Guest."""
+"""What the tests of machine code share: the engines that run it, kvm and unicorn, each with the same few instructions.
+
+One that cannot run here is skipped with the reason. What is about one engine alone gives its name for `engine`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from launcher import image
-from launcher.api import Boot
-from launcher.engines.kvm import KvmVcpu, why_not
+from launcher import engines, image
+from launcher.api import Boot, Vcpu
+from launcher.engines.kvm import KvmVcpu
+from launcher.engines.unicorn import UnicornVcpu
 from shared import breaker as breakers
 from shared.breaker import Breaker
 from shared.memory import GuestMemory
@@ -20,14 +24,24 @@ from tests.support.images import IMAGES
 MEMORY_SIZE = 0x200000
 DEVICE_PAGE = MEMORY_SIZE - 0x10000
 
-BootImage = Callable[[str], KvmVcpu]
-BootCode = Callable[[bytes], KvmVcpu]
+MACHINES: dict[str, Callable[[GuestMemory, Boot, Breaker], Vcpu]] = {"kvm": KvmVcpu, "unicorn": UnicornVcpu}
+ENGINES = [pytest.param(name, marks=[pytest.mark.kvm] if name == "kvm" else []) for name in MACHINES]
+
+MakeVcpu = Callable[[GuestMemory, Boot, Breaker], Vcpu]
+BootImage = Callable[[str], Vcpu]
+BootCode = Callable[[bytes], Vcpu]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _kvm_runs_a_guest() -> None:
-    if reason := why_not():
-        pytest.skip(reason)
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def make_vcpu(engine: str) -> MakeVcpu:
+    if reason := engines.get(engine).why_not():
+        pytest.skip(f"{engine}: {reason}")
+    return MACHINES[engine]
 
 
 @pytest.fixture
@@ -56,11 +70,11 @@ def _opened() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def boot_image(memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> BootImage:
+def boot_image(make_vcpu: MakeVcpu, memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> BootImage:
     """Return what boots a built-in Guest by its name."""
 
-    def boot(name: str) -> KvmVcpu:
-        vcpu = KvmVcpu(memory, image.load(IMAGES / f"{name}.elf", memory, DEVICE_PAGE), breaker)
+    def boot(name: str) -> Vcpu:
+        vcpu = make_vcpu(memory, image.load(IMAGES / f"{name}.elf", memory, DEVICE_PAGE), breaker)
         _opened.callback(vcpu.close)
         return vcpu
 
@@ -68,12 +82,12 @@ def boot_image(memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> Boo
 
 
 @pytest.fixture
-def boot_code(memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> BootCode:
+def boot_code(make_vcpu: MakeVcpu, memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> BootCode:
     """Return what boots a few bytes of machine code."""
 
-    def boot(code: bytes) -> KvmVcpu:
+    def boot(code: bytes) -> Vcpu:
         machine_code.place(memory, code)
-        vcpu = KvmVcpu(memory, Boot(DEVICE_PAGE, machine_code.CODE), breaker)
+        vcpu = make_vcpu(memory, Boot(DEVICE_PAGE, machine_code.CODE), breaker)
         _opened.callback(vcpu.close)
         return vcpu
 

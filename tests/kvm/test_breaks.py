@@ -1,4 +1,4 @@
-"""A Guest on KVM is broken out whatever it does, from wherever, and no break is lost."""
+"""A Guest of machine code is broken out whatever it does, from wherever, and no break is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from launcher.api import Broken, Notify
-from launcher.engines.kvm.vcpu import PORT_NOTIFY
+from launcher.engines.hypercalls import PORT_NOTIFY
 from shared.breaker import KICK_SIGNAL, Breaker
 from shared.breakers.immediate import ImmediateBreaker
 from shared.linux import tgkill
@@ -22,8 +22,6 @@ from tests.support.machine_code import CLI, HLT, SPIN, out
 from tests.support.rescue import PATIENCE_S, rescue
 from tests.support.threads import beside
 from tests.support.vcpus import open_bench
-
-pytestmark = pytest.mark.kvm
 
 GUESTS = ("spin", "idle")
 

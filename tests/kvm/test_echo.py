@@ -1,4 +1,4 @@
-"""The echo Guest on KVM, from the host's side of the console: every byte comes back, once, in order."""
+"""The echo Guest in machine code, from the host's side of the console: every byte comes back, once, in order."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import pytest
 
 from launcher import image
 from launcher.api import Broken, Died, Notify, Shutdown
-from launcher.engines.kvm import KvmVcpu
 from shared.breaker import BreakHandle
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.structs import DeviceDesc, VqConfig
 from shared.virtqueue import Chain, Virtqueue
 from shared.vring_layout import VringLayout
-from tests.kvm.conftest import DEVICE_PAGE
+from tests.kvm.conftest import DEVICE_PAGE, MakeVcpu
 from tests.support.images import IMAGES, rebuild
-
-pytestmark = pytest.mark.kvm
 
 ECHO = IMAGES / "echo.elf"
 
@@ -64,7 +61,9 @@ class HaltSpotter:
 class Console:
     """The host's side: a device page with one console on it, and a Guest that was booted on it."""
 
-    def __init__(self, memory: GuestMemory, *, offered: int, nums: tuple[int, int], guest: Path = ECHO) -> None:
+    def __init__(
+        self, make_vcpu: MakeVcpu, memory: GuestMemory, *, offered: int, nums: tuple[int, int], guest: Path = ECHO
+    ) -> None:
         self.memory = memory
         self.offered = offered
         self.desc = memory.at(DeviceDesc, DEVICE_PAGE)
@@ -81,7 +80,7 @@ class Console:
         self._acked_at = at + 4
 
         self.breaker = HaltSpotter()
-        self.vcpu = KvmVcpu(memory, image.load(guest, memory, DEVICE_PAGE), self.breaker)
+        self.vcpu = make_vcpu(memory, image.load(guest, memory, DEVICE_PAGE), self.breaker)
         assert self.vcpu.run() == Notify(DEVICE_PAGE)
         event_idx = bool(self.acked & EVENT_IDX)
         self.input, self.output = (
@@ -142,11 +141,11 @@ Boots = Callable[..., Console]
 
 
 @pytest.fixture(params=[INDIRECT | EVENT_IDX, INDIRECT], ids=["event_idx", "flags"])
-def boot(request: pytest.FixtureRequest, memory: GuestMemory) -> Iterator[Boots]:
+def boot(request: pytest.FixtureRequest, make_vcpu: MakeVcpu, memory: GuestMemory) -> Iterator[Boots]:
     consoles: list[Console] = []
 
     def boot(nums: tuple[int, int] = (64, 64)) -> Console:
-        consoles.append(Console(memory, offered=request.param, nums=nums))
+        consoles.append(Console(make_vcpu, memory, offered=request.param, nums=nums))
         return consoles[-1]
 
     yield boot
@@ -190,8 +189,8 @@ def test_thousands_of_bytes_at_once_lose_none(nums: tuple[int, int], is_slow: bo
     assert console.run(is_slow=is_slow) == Shutdown()
 
 
-def test_ring_indices_that_wrap_lose_nothing(memory: GuestMemory) -> None:
-    console = Console(memory, offered=EVENT_IDX, nums=(64, 64))
+def test_ring_indices_that_wrap_lose_nothing(make_vcpu: MakeVcpu, memory: GuestMemory) -> None:
+    console = Console(make_vcpu, memory, offered=EVENT_IDX, nums=(64, 64))
     assert console.run() == Broken()
     # Buffers given back empty come round fast: nothing goes out for them.
     for _ in range(0x10000 // 8 + 1):
@@ -269,18 +268,20 @@ def test_a_prompt_console_interrupts_for_input_only(boot: Boots) -> None:
     assert console.interrupts == 50
 
 
-def test_an_image_that_this_machines_compiler_built_echoes_too(memory: GuestMemory, tmp_path: Path) -> None:
+def test_an_image_that_this_machines_compiler_built_echoes_too(
+    make_vcpu: MakeVcpu, memory: GuestMemory, tmp_path: Path
+) -> None:
     rebuild(tmp_path)
-    console = Console(memory, offered=EVENT_IDX, nums=(8, 8), guest=tmp_path / "echo.elf")
+    console = Console(make_vcpu, memory, offered=EVENT_IDX, nums=(8, 8), guest=tmp_path / "echo.elf")
     console.typed = b"built here" + EOT
     assert console.run() == Shutdown()
     assert console.shown == b"built here"
     console.vcpu.close()
 
 
-def run_on(memory: GuestMemory, page: bytes) -> Broken | Notify | Shutdown | Died:
+def run_on(make_vcpu: MakeVcpu, memory: GuestMemory, page: bytes) -> Broken | Notify | Shutdown | Died:
     memory.view(DEVICE_PAGE, len(page))[:] = page
-    vcpu = KvmVcpu(memory, image.load(ECHO, memory, DEVICE_PAGE), HaltSpotter())
+    vcpu = make_vcpu(memory, image.load(ECHO, memory, DEVICE_PAGE), HaltSpotter())
     try:
         return vcpu.run()
     finally:
@@ -297,13 +298,13 @@ def run_on(memory: GuestMemory, page: bytes) -> Broken | Notify | Shutdown | Die
     ],
     ids=["nothing", "a network card", "a console without output", "a page that runs over"],
 )
-def test_a_guest_without_a_console_says_so(page: bytes, memory: GuestMemory) -> None:
+def test_a_guest_without_a_console_says_so(page: bytes, make_vcpu: MakeVcpu, memory: GuestMemory) -> None:
     page = page[:PAGE_SIZE]
-    assert run_on(memory, page) == Died("echo: no console on the device page")
+    assert run_on(make_vcpu, memory, page) == Died("echo: no console on the device page")
 
 
-def test_the_console_is_found_behind_other_devices(memory: GuestMemory) -> None:
+def test_the_console_is_found_behind_other_devices(make_vcpu: MakeVcpu, memory: GuestMemory) -> None:
     others = bytes(DeviceDesc(type=1, num_vq=1, feature_len=2, config_len=3)) + bytes(8 + 4 + 3)
     pfn = DEVICE_PAGE // PAGE_SIZE + 1
     console = bytes(DeviceDesc(type=3, num_vq=2)) + bytes(VqConfig(4, 1, pfn)) + bytes(VqConfig(4, 2, pfn + 4))
-    assert run_on(memory, others + console) == Notify(DEVICE_PAGE + len(others))
+    assert run_on(make_vcpu, memory, others + console) == Notify(DEVICE_PAGE + len(others))

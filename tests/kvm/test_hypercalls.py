@@ -1,16 +1,14 @@
-"""What a Guest on KVM can say, and what becomes of one that says nonsense: a reason, never a traceback."""
+"""What a Guest of machine code can say, and what becomes of one that says nonsense: a reason, never a traceback."""
 
 from __future__ import annotations
 
 import pytest
 
-from launcher.api import Died, Notify, Shutdown
-from launcher.engines.kvm.vcpu import PORT_CRASH, PORT_NOTIFY, PORT_SHUTDOWN
+from launcher.api import Died, Notify, Restart, Shutdown
+from launcher.engines.hypercalls import PORT_CRASH, PORT_NOTIFY, PORT_RESTART, PORT_SHUTDOWN
 from shared.memory import GuestMemory
 from tests.kvm.conftest import DEVICE_PAGE, MEMORY_SIZE, BootCode, BootImage
 from tests.support.machine_code import CODE, UD2, mov_eax, out
-
-pytestmark = pytest.mark.kvm
 
 REASON = 0x8000
 PAST_MEMORY = f"past guest memory ({MEMORY_SIZE:#x})"
@@ -27,6 +25,10 @@ def test_a_notification_names_any_address(addr: int, boot_code: BootCode) -> Non
 
 def test_a_shutdown_ends_the_guest(boot_code: BootCode) -> None:
     assert boot_code(out(PORT_SHUTDOWN, 0)).run() == Shutdown()
+
+
+def test_a_guest_can_ask_for_a_restart(boot_code: BootCode) -> None:
+    assert boot_code(out(PORT_RESTART, 0)).run() == Restart()
 
 
 @pytest.mark.parametrize(

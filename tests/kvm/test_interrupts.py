@@ -1,12 +1,11 @@
-"""Interrupts reach a Guest on KVM: once each, in order, and only when it lets them in."""
+"""Interrupts reach a Guest of machine code: once each, in order, and only when it lets them in."""
 
 from __future__ import annotations
 
 import pytest
 
-from launcher.api import Broken, Notify
-from launcher.engines.kvm import KvmVcpu
-from launcher.engines.kvm.vcpu import FIRST_VECTOR, IRQS, PORT_NOTIFY
+from launcher.api import Broken, Notify, Vcpu
+from launcher.engines.hypercalls import FIRST_VECTOR, IRQS, PORT_NOTIFY
 from shared.breaker import Breaker
 from shared.memory import GuestMemory
 from tests.kvm.conftest import BootCode, BootImage
@@ -14,12 +13,10 @@ from tests.support.machine_code import CLI, HLT, SPIN, STI, jmp_back_over, out, 
 from tests.support.threads import beside
 from tests.support.until import until
 
-pytestmark = pytest.mark.kvm
-
 INTERRUPTS_TAKEN = 0x1000
 
 
-def run_until_taken(count: int, vcpu: KvmVcpu, memory: GuestMemory, breaker: Breaker) -> None:
+def run_until_taken(count: int, vcpu: Vcpu, memory: GuestMemory, breaker: Breaker) -> None:
     """Run the idle Guest until another thread has seen it count that many interrupts."""
     taken = memory.view(INTERRUPTS_TAKEN, 4).cast("I")
 

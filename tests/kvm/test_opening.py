@@ -19,7 +19,7 @@ from tests.kvm.conftest import BootCode, BootImage
 from tests.support.fds import no_new_fds
 from tests.support.machine_code import SPIN
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.parametrize("engine", ["kvm"])]
 
 BOOT = Boot(device_page=0x1000)
 

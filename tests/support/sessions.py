@@ -33,6 +33,15 @@ SESSION_WAKERS = ["fork/select", "thread/select", "process/select", "process/epo
 PAIRS = [(name, engine) for name in SESSION_WAKERS for engine in engines.names()]
 """Every Waker on every engine; `skip_unless_it_runs` says which of them run here."""
 
+# What engine unicorn adds is its vCPU, which does not know one strategy from another: one or two of each place.
+ON_UNICORN = ("fork/select", "thread/select", "process/select", "process/epoll", "inline/sigio", "inline/uring")
+
+
+def wakers_to_try(engine: str) -> list[str]:
+    """Return the Wakers that are tried on this engine."""
+    return [name for name in waker.names() if engine != "unicorn" or name in ON_UNICORN]
+
+
 # Makes the terminal the controlling one, as a login does, then becomes the program.
 _LOGIN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
@@ -157,6 +166,14 @@ class Session:
         """Wait for the line that says what runs; the terminal is raw from then on."""
         self._read_until(lambda: self.said.startswith(b"launcher: guest ") and b"\n" in self.said)
 
+    def wait_until_it_said(self, text: bytes, times: int = 1) -> None:
+        """Wait until standard error holds `text` so often."""
+        self._read_until(lambda: self.said.count(text) >= times)
+
+    def look(self) -> None:
+        """Read what there is by now, and wait a moment if there is nothing."""
+        self._read(0.02)
+
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
@@ -171,6 +188,10 @@ class Session:
         """Wait until the terminal has shown `text` since this was last called."""
         self._read_until(lambda: text in self.shown)
         self.shown = self.shown.partition(text)[2]
+
+    def put_back(self) -> None:
+        """Put the terminal back as it was, for a Launcher that was killed and could not."""
+        termios.tcsetattr(self._terminal, termios.TCSANOW, self.attributes_before)  # type: ignore[arg-type]
 
     def hang_up(self) -> None:
         """Pull the plug: all that is left of the terminal closes."""

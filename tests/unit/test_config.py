@@ -33,3 +33,8 @@ def test_the_defaults_name_things_that_exist() -> None:
 def test_a_config_does_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         RunConfig().engine = "kvm"  # type: ignore[misc]
+
+
+def test_an_initrd_without_a_name_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^initrd '' is no name; give the file of an initrd$"):
+        RunConfig(initrd="")

@@ -23,8 +23,11 @@ BASE = 0x100000
 
 # Offsets in an ELF32 header and in a program header (System V ABI, chapters 4 and 5).
 E_CLASS, E_DATA, E_TYPE, E_MACHINE, E_ENTRY, E_PHOFF, E_PHNUM = 4, 5, 16, 18, 24, 28, 44
+E_SHOFF, E_SHENTSIZE = 32, 46
 HEADER, PROGRAM_HEADER = struct.Struct("<16sHHIIIIIHHHHHH"), struct.Struct("<IIIIIIII")
-PT_LOAD = 1
+PT_LOAD, PT_DYNAMIC = 1, 2
+MAX_SECTION_BYTES = 60 << 20
+KINDS = "an image is an ELF file or a bzImage, and a flat binary is given as flat:FILE"
 
 
 def elf(*segments: tuple[int, bytes, int], entry: int = BASE) -> bytes:
@@ -48,7 +51,7 @@ def patched(offset: int, form: str, value: int, content: bytes = ECHO) -> bytes:
 def load(tmp_path: Path, content: bytes, memory: GuestMemory) -> int:
     path = tmp_path / "image"
     path.write_bytes(content)
-    return image.load(path, memory, RAM).entry
+    return image.load(path, memory, RAM, warn=pytest.fail).entry
 
 
 @pytest.fixture
@@ -139,9 +142,9 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, memory: G
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "is empty; an image is an ELF file"),
-        (b"#!/bin/sh\n", "is not an image: it begins with 23 21 2f 62; an image is an ELF file"),
-        (b"\x7fEL", "is not an image: it begins with 7f 45 4c; an image is an ELF file"),
+        (b"", f"is empty; {KINDS}"),
+        (b"#!/bin/sh\n", f"is not an image: it begins with 23 21 2f 62; {KINDS}"),
+        (b"\x7fEL", f"is not an image: it begins with 7f 45 4c; {KINDS}"),
         (
             patched(E_MACHINE, "<H", 62),
             "is for another machine (EM_X86_64, ELFCLASS32, ELFDATA2LSB); compile it with -m32 for i386",
@@ -151,7 +154,7 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, memory: G
         (patched(E_PHNUM, "<H", 0), "has no segment to load; link it as an executable"),
         (
             patched(E_ENTRY, "<I", 0x1000),
-            "its entry 0x1000 lies in no loaded segment; entry addresses are physical",
+            "its entry 0x1000 lies in no loaded segment; link it with its entry in one",
         ),
         (
             elf((BASE, b"code", RAM)),
@@ -161,7 +164,7 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, memory: G
         (
             elf((0xFFFFFFFF, b"code", 4)),
             "does not fit: its segment of 0x4 bytes at 0xffffffff ends at 0x100000003, past the end of RAM "
-            "(0x200000); give more with --memory",
+            "(0x200000); RAM has 3072 MiB at most, so build it for less",
         ),
         (
             elf((BASE, b"code", 3)),
@@ -191,6 +194,39 @@ def test_what_cannot_be_loaded_is_refused_with_the_remedy(
     content: bytes, why: str, tmp_path: Path, memory: GuestMemory
 ) -> None:
     assert refusal(tmp_path, content, memory) == why
+
+
+def test_a_file_that_claims_millions_of_sections_is_not_searched(tmp_path: Path, memory: GuestMemory) -> None:
+    content = elf((BASE, b"code", 4), (BASE, b"more", 4))
+    content = patched(HEADER.size + PROGRAM_HEADER.size, "<I", PT_DYNAMIC, content)
+    sections = struct.pack("<5I", 0, 0, 0, 0, 0) + struct.pack("<5I", 0xFFFFFFFF, 0, 0, 0, 0)  # sh_size: how many
+    content = patched(E_SHOFF, "<I", len(content), content) + sections.ljust(MAX_SECTION_BYTES, b"\0")
+    content = patched(E_SHENTSIZE, "<H", 40, content)
+    assert refusal(tmp_path, content, memory).startswith("is a program for an operating system: ")
+
+
+def test_an_entry_at_a_virtual_address_is_translated(tmp_path: Path, memory: GuestMemory) -> None:
+    content = elf((0x1000, b"data", 4), (BASE, b"code", 4), entry=0xC0100002)
+    at = HEADER.size + PROGRAM_HEADER.size + 8  # p_vaddr of the second
+    assert load(tmp_path, patched(at, "<I", 0xC0100000, content), memory) == BASE + 2
+
+
+def test_an_entry_that_is_physical_and_virtual_too_is_physical(tmp_path: Path, memory: GuestMemory) -> None:
+    content = elf((0x1000, b"data", 4), (BASE, b"code", 4), entry=BASE)
+    at = HEADER.size + 8  # p_vaddr of the first
+    assert load(tmp_path, patched(at, "<I", BASE, content), memory) == BASE
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"), [(3, "an interpreter"), (2, "a dynamic linker"), (7, "thread-local storage")]
+)
+def test_a_program_for_an_operating_system_is_refused(
+    kind: int, needed: str, tmp_path: Path, memory: GuestMemory
+) -> None:
+    content = patched(HEADER.size + PROGRAM_HEADER.size, "<I", kind, elf((BASE, b"code", 4), (BASE, b"more", 4)))
+    assert refusal(tmp_path, content, memory) == (
+        f"is a program for an operating system: it needs {needed}; build it freestanding"
+    )
 
 
 @pytest.mark.parametrize("offset", [E_CLASS, E_DATA])

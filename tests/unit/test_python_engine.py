@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from launcher import engines, guests
-from launcher.api import Broken, Died, Notify, Shutdown
+from launcher.api import Broken, Died, Notify, Restart, Shutdown
 from launcher.engines.python import REASON_LIMIT
 from shared.errors import UsageError
 from tests.support.fds import no_new_fds
 from tests.support.vcpus import RAM, Bench, open_bench
 
 HEAD = """
-from launcher.api import Broken, Died, Notify, Shutdown
+from launcher.api import Broken, Died, Notify, Restart, Shutdown
 from launcher.engines.python import COMPUTE, HALT, panic
 """
 
@@ -42,6 +42,11 @@ def run(cpu):
         assert bytes(bench.memory.view(0x1000, 4)) == bytes(4)
         assert bench.vcpu.run() == Shutdown()
         assert bytes(bench.memory.view(0x1000, 4)) == b"done"
+
+
+def test_a_guest_can_ask_for_a_restart(tmp_path: Path) -> None:
+    with opened(tmp_path, "def run(cpu):\n    yield Restart()\n") as bench:
+        assert bench.vcpu.run() == Restart()
 
 
 def test_a_halt_says_which_interrupts_ended_it(tmp_path: Path) -> None:
@@ -112,7 +117,7 @@ def test_a_guest_that_yields_nonsense_dies_of_it(tmp_path: Path, wanted: str) ->
         died = bench.vcpu.run()
         assert isinstance(died, Died)
         assert died.reason.startswith("it yielded ")
-        assert "HALT, COMPUTE, Notify(addr) or Shutdown()" in died.reason
+        assert "HALT, COMPUTE, Notify(addr), Shutdown() or Restart()" in died.reason
 
 
 def test_a_novel_of_a_reason_is_cut(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from launcher.restart import begin_anew
 from launcher.stop import StopRequests
-from shared.errors import EXIT_INTERRUPTED, Interrupted
+from shared.errors import EXIT_INTERRUPTED, CannotRunError, Interrupted
 from tests.support.fds import no_new_fds
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -78,6 +79,40 @@ def test_one_that_is_ignored_on_purpose_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_came_before_they_are_held_back_is_not_lost(stop: StopRequests) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        stop.hold_back()
+
+
+def test_a_signal_that_comes_once_they_are_held_back_waits_for_who_comes_after() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with StopRequests() as first:
+        first.hold_back()
+        signal.raise_signal(signal.SIGHUP)  # to this thread: the others of a test runner would let it in
+        assert not is_readable(first)
+        with StopRequests(is_continued=True) as second:
+            with pytest.raises(Interrupted, match="SIGHUP"):
+                second.take()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_who_comes_after_gets_the_rest_of_the_time() -> None:
+    with StopRequests(timeout_s=1000) as first:
+        first.hold_back()
+        with StopRequests(timeout_s=2000, is_continued=True):
+            assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+
+
+def test_a_program_that_is_not_there_any_more_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    with pytest.raises(CannotRunError, match=r"^restart: cannot run /no/such/python again: No such file"):
+        with StopRequests() as stop:
+            begin_anew(stop, 1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_handlers_the_wakeup_fd_and_every_fd_are_as_before() -> None:

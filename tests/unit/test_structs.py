@@ -6,14 +6,18 @@ import ctypes
 
 import pytest
 
+from launcher import identity
 from shared import page
 from shared.chain import DESCRIPTOR
 from shared.structs import (
+    DEVICE_SLOTS,
     TRACE_LANES,
     TRACE_RECORDS,
     VRING_SLOTS,
     ControlPage,
+    DeviceCounts,
     DeviceDesc,
+    Identity,
     TraceLane,
     VqConfig,
     VringAvailHead,
@@ -68,14 +72,46 @@ def test_the_control_page_is_words_that_no_other_field_shares() -> None:
     assert fields["taken_idx"][1] == fields["looked_idx"][1] == 8 * VRING_SLOTS
 
 
+def test_the_identity_stands_first_and_stays_as_it_is() -> None:
+    """A Launcher of another version finds it there, whatever else has moved."""
+    assert ControlPage.identity.offset == 0
+    assert ctypes.sizeof(Identity) == 192
+    assert offsets(Identity) == {
+        "magic": (0, 8),
+        "version": (8, 8),
+        "pid": (16, 8),
+        "process_start": (24, 8),
+        "opened_ns": (32, 8),
+        "restarts": (40, 8),
+        "guest": (48, 64),
+        "engine": (112, 16),
+        "waker": (128, 64),
+    }
+
+
+# Pinned together: who reads the counters of a running Launcher trusts the version. Move one, and raise it.
+LAYOUT_OF_VERSION = (1, 2432, {"breaks": 256, "taken": 320, "devices": 1472})
+
+
+def test_the_version_stands_for_where_the_counters_are() -> None:
+    version, size, places = LAYOUT_OF_VERSION
+    assert version == identity.VERSION
+    assert size == ctypes.sizeof(ControlPage)
+    assert {name: offsets(ControlPage)[name][0] for name in places} == places
+    assert offsets(DeviceCounts) == {"name": (0, 16), "serviced": (16, 8), "notifies": (24, 8), "interrupts": (32, 8)}
+    assert offsets(ControlPage)["devices"][1] == DEVICE_SLOTS * ctypes.sizeof(DeviceCounts)
+
+
 def test_each_writer_of_the_control_page_has_cache_lines_of_its_own() -> None:
     writers = [
         ("anybody's break", ["break_word"]),
         ("the Waker's counts", ["breaks", "wakes", "looks"]),
-        ("the Launcher's counts", ["taken", "spurious", "notifies", "interrupts", "serviced"]),
+        ("whose it is", ["identity"]),
+        ("the Launcher's counts", ["taken", "spurious", "notifies", "interrupts", "serviced", "replaced"]),
         ("the Launcher's indices", ["taken_idx"]),
         ("the Waker's indices", ["looked_idx"]),
         ("the C library's semaphore", ["semaphore"]),
+        ("the Launcher's counts of devices", ["devices"]),
     ]
     fields = offsets(ControlPage)
     lines = [

@@ -13,6 +13,9 @@ from launcher.devices.pulse import Pulse
 from launcher.devices.table import MAX_IRQ, DeviceTable
 from shared.errors import GuestDied, RingError, UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
+from shared.page import DEVICE_WORDS, DEVICES
+from shared.page import Page as ControlPage
+from shared.structs import DEVICE_SLOTS
 from shared.virtio import ACKNOWLEDGE, CONSOLE, DRIVER, DRIVER_OK, FAILED
 from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
@@ -344,3 +347,37 @@ def test_a_real_device_gives_its_files_back(memory: GuestMemory) -> None:
         table = DeviceTable(memory, RAM, lambda _: None)
         table.add(Pulse(3, "pipe"))
         table.close()
+
+
+# ---- Counts ----
+
+
+def counted(page: ControlPage, slot: int) -> tuple[str, list[int]]:
+    words = page.words[DEVICES + slot * DEVICE_WORDS :][:DEVICE_WORDS]
+    return bytes(words[:2]).rstrip(b"\0").decode(), list(words[2:])
+
+
+def test_what_each_device_does_is_counted_in_its_slot_of_the_control_page(memory: GuestMemory) -> None:
+    with ControlPage.create() as page:
+        table = DeviceTable(memory, RAM, lambda _: None, page)
+        devices = [Recorder("first"), Recorder("a name that is too long")]
+        (source,), _ = [table.add(device) for device in devices]
+        table.serve(source)
+        devices[0].wants = [0, 1]
+        table.serve(source)
+        memory.view(RAM + 4, 1)[0] = STARTED
+        table.notify(RAM)
+        table.notify(devices[0].rings[1].desc)
+        assert counted(page, 0) == ("first", [2, 2, 2])
+        assert counted(page, 1) == ("a name that is t", [0, 0, 0])
+        assert counted(page, 2) == ("", [0, 0, 0])
+
+
+def test_devices_past_the_last_slot_share_it(memory: GuestMemory) -> None:
+    with ControlPage.create() as page:
+        table = DeviceTable(memory, RAM, lambda _: None, page)
+        sources = [table.add(Recorder(f"device {n}", queues=())) for n in range(DEVICE_SLOTS + 2)]
+        for (source,) in sources:
+            table.serve(source)
+        assert counted(page, DEVICE_SLOTS - 2) == (f"device {DEVICE_SLOTS - 2}", [1, 0, 0])
+        assert counted(page, DEVICE_SLOTS - 1) == ("others", [3, 0, 0])

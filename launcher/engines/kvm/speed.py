@@ -10,8 +10,8 @@ from statistics import median
 from time import monotonic_ns
 
 from launcher.api import Boot
+from launcher.engines.hypercalls import PORT_NOTIFY
 from launcher.engines.kvm import abi
-from launcher.engines.kvm.vcpu import PORT_NOTIFY
 from launcher.engines.kvm.vm import Vm
 from shared.linux import ioctl
 from shared.memory import PAGE_SIZE, GuestMemory

@@ -25,7 +25,19 @@ import os
 import signal
 from errno import EAGAIN, EINTR
 
-from launcher.api import Boot, Broken, Died, Exit, Notify, Shutdown
+from launcher.api import Boot, Broken, Died, Exit, Notify, Restart, Shutdown
+from launcher.engines.hypercalls import (
+    PORT_CRASH,
+    PORT_NOTIFY,
+    PORT_RESTART,
+    PORT_SHUTDOWN,
+    at_eip,
+    crashed,
+    irq_bit,
+    lowest_irq,
+    no_hypercall,
+    outside,
+)
 from launcher.engines.kvm import abi
 from launcher.engines.kvm.vm import Vm
 from shared.breaker import INLINE, KICK_SIGNAL, Breaker
@@ -36,17 +48,9 @@ from shared.memory import GuestMemory
 # What can stop a Guest that never leaves KVM_RUN by itself: nothing but a signal to its thread, or the kernel.
 BREAKERS: tuple[str, ...] = ("signal", "immediate")
 
-# Hypercalls: `outl %eax, %dx`.
-PORT_NOTIFY = 0x600
-PORT_SHUTDOWN = 0x604
-PORT_CRASH = 0x608
-
-FIRST_VECTOR = 32  # 0 to 31 are the processor's exceptions
-IRQS = 256 - FIRST_VECTOR
-REASON_LIMIT = 256
-
 _BROKEN = Broken()
 _SHUTDOWN = Shutdown()
+_RESTART = Restart()
 
 _EXIT_REASON = abi.Run.exit_reason.offset // 4
 _WANT_WINDOW = abi.Run.request_interrupt_window.offset
@@ -64,6 +68,7 @@ def _outl(port: int) -> int:
 _OUTL_NOTIFY = _outl(PORT_NOTIFY)
 _OUTL_SHUTDOWN = _outl(PORT_SHUTDOWN)
 _OUTL_CRASH = _outl(PORT_CRASH)
+_OUTL_RESTART = _outl(PORT_RESTART)
 
 
 class KvmVcpu:
@@ -122,9 +127,7 @@ class KvmVcpu:
 
     def interrupt(self, irq: int) -> None:
         """Have the Guest take vector 32 + `irq` as soon as it lets interrupts in; the lowest comes first."""
-        if not 0 <= irq < IRQS:
-            raise ValueError(f"irq {irq} is not one of 0 to {IRQS - 1}")
-        self._pending |= 1 << irq
+        self._pending |= irq_bit(irq)
 
     def breaker(self) -> Breaker:
         """Return what breaks this vCPU out."""
@@ -135,10 +138,10 @@ class KvmVcpu:
         self._opened.close()
 
     def _inject(self) -> None:
-        lowest = self._pending & -self._pending
-        vector = abi.Interrupt(irq=FIRST_VECTOR + lowest.bit_length() - 1)
-        ioctl(self._fd, abi.INTERRUPT, ctypes.addressof(vector), name="KVM_INTERRUPT")
-        self._pending ^= lowest
+        vector, still_pending = lowest_irq(self._pending)
+        interrupt = abi.Interrupt(irq=vector)
+        ioctl(self._fd, abi.INTERRUPT, ctypes.addressof(interrupt), name="KVM_INTERRUPT")
+        self._pending = still_pending
         self._is_halted = False
         # KVM holds one at a time, and says at the next exit whether it can take another.
         self._u8[_READY] = 0
@@ -162,23 +165,23 @@ class KvmVcpu:
             return Notify(eax)
         if call == _OUTL_SHUTDOWN:
             return _SHUTDOWN
+        if call == _OUTL_RESTART:
+            return _RESTART
         if call == _OUTL_CRASH:
-            return Died(_crash_reason(self._memory, eax))
+            return crashed(self._memory, eax)
         return self._died(self._describe(abi.EXIT_IO))
 
     def _died(self, what: str) -> Died:
-        return Died(f"{what}, at eip {self._vm.eip():#x}")
+        return at_eip(what, self._vm.eip())
 
     def _describe(self, reason: int) -> str:
         exit_ = abi.Run.from_buffer_copy(self._u8[: ctypes.sizeof(abi.Run)]).exit
         if reason == abi.EXIT_IO:
             io = exit_.io
-            verb = "out to" if io.direction == abi.IO_OUT else "in from"
-            return f"{verb} port {io.port:#x} ({io.count} times {io.size} bytes), which is no hypercall"
+            return no_hypercall(io.port, io.size, count=io.count, is_out=io.direction == abi.IO_OUT)
         if reason == abi.EXIT_MMIO:
             mmio = exit_.mmio
-            verb = "wrote" if mmio.is_write else "read"
-            return f"{verb} {mmio.len} bytes at {mmio.phys_addr:#x}, past guest memory ({self._memory.size:#x})"
+            return outside(mmio.phys_addr, mmio.len, self._memory.size, is_write=bool(mmio.is_write))
         if reason == abi.EXIT_SHUTDOWN:
             return "triple fault"
         if reason == abi.EXIT_FAIL_ENTRY:
@@ -197,14 +200,3 @@ def _open_mask_for_kick(vcpu_fd: int) -> None:
         return  # it is let through everywhere; two changes of masks saved at each entry
     mask = abi.SignalMask(len=8, sigset=sum(1 << (signo - 1) for signo in blocked - {KICK_SIGNAL}))
     ioctl(vcpu_fd, abi.SET_SIGNAL_MASK, ctypes.addressof(mask), name="KVM_SET_SIGNAL_MASK")
-
-
-def _crash_reason(memory: GuestMemory, addr: int) -> str:
-    """Read the Guest's last words: NUL-terminated, at most REASON_LIMIT bytes, anywhere, anything."""
-    if addr >= memory.size:
-        return f"crashed with a reason at {addr:#x}, past guest memory ({memory.size:#x})"
-    said = bytes(memory.view(addr, min(REASON_LIMIT, memory.size - addr)))
-    text = said.partition(b"\0")[0].decode(errors="backslashreplace")
-    # Shown on a terminal, and a Guest must not send it sequences; what reorders text is not printable either.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown or "crashed without a reason"

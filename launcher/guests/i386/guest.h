@@ -22,7 +22,7 @@ void halt(void);
 
 /* ---- Hypercalls ---- */
 
-enum { PORT_NOTIFY = 0x600, PORT_SHUTDOWN = 0x604, PORT_CRASH = 0x608 };
+enum { PORT_NOTIFY = 0x600, PORT_SHUTDOWN = 0x604, PORT_CRASH = 0x608, PORT_RESTART = 0x60c };
 
 static inline void hypercall(u16 port, u32 value)
 {
@@ -37,6 +37,13 @@ static inline void notify(const volatile void *what)
 static inline __attribute__((noreturn)) void shutdown(void)
 {
     hypercall(PORT_SHUTDOWN, 0);
+    __builtin_unreachable();
+}
+
+/* Begin anew: the next thing that runs is _start, in memory as a fresh machine has it. */
+static inline __attribute__((noreturn)) void restart(void)
+{
+    hypercall(PORT_RESTART, 0);
     __builtin_unreachable();
 }
 
@@ -76,6 +83,8 @@ enum { PAGE_SIZE = 4096 };
 enum { DEVICE_END = 0, DEVICE_NET = 1, DEVICE_BLOCK = 2, DEVICE_CONSOLE = 3, DEVICE_RNG = 4 };
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4 };
 enum { FEATURE_EVENT_IDX = 29 };
+enum { FEATURE_NET_MAC = 5, FEATURE_ANY_LAYOUT = 27 };
+enum { FEATURE_BLK_RO = 5, FEATURE_BLK_FLUSH = 9 };
 
 static inline const struct vq_config *queue_configs(const struct device_desc *device)
 {
@@ -85,6 +94,11 @@ static inline const struct vq_config *queue_configs(const struct device_desc *de
 static inline u8 *offered_features(struct device_desc *device)
 {
     return (u8 *)(queue_configs(device) + device->num_vq);
+}
+
+static inline const u8 *device_config(struct device_desc *device)
+{
+    return offered_features(device) + 2 * device->feature_len;
 }
 
 /* Find the first device of a type; 0 when there is none. */
@@ -158,7 +172,7 @@ struct vring_used {
     struct vring_used_elem ring[];
 };
 
-enum { DESC_WRITE = 2 };
+enum { DESC_NEXT = 1, DESC_WRITE = 2 };
 enum { AVAIL_NO_INTERRUPT = 1 };
 enum { USED_NO_NOTIFY = 1 };
 
@@ -240,14 +254,20 @@ static inline void queue_want_interrupt(struct queue *queue, u16 more)
         queue->avail->flags = 0;
 }
 
-/* Put one buffer into a queue and sleep until the device is done with it; return how many bytes it wrote. */
-static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flags)
+/* Fill in one descriptor; with DESC_NEXT, the one after it goes on with the chain. */
+static inline void queue_fill(struct queue *queue, u16 at, const volatile void *addr, u32 length, u16 flags)
+{
+    queue->desc[at].addr = (u32)addr;
+    queue->desc[at].len = length;
+    queue->desc[at].flags = flags;
+    queue->desc[at].next = at + 1;
+}
+
+/* Post the chain that begins at descriptor 0, alone, and sleep until the device is done; return what it wrote. */
+static inline u32 queue_do_chain(struct queue *queue)
 {
     u32 written;
 
-    queue->desc[0].addr = (u32)addr;
-    queue->desc[0].len = length;
-    queue->desc[0].flags = flags;
     queue_post(queue, 0);
     queue_kick(queue);
     for (;;) {
@@ -259,6 +279,13 @@ static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flag
     }
     queue_reap(queue, &written);
     return written;
+}
+
+/* Put one buffer into a queue and sleep until the device is done with it; return how many bytes it wrote. */
+static inline u32 queue_do(struct queue *queue, void *addr, u32 length, u16 flags)
+{
+    queue_fill(queue, 0, addr, length, flags);
+    return queue_do_chain(queue);
 }
 
 static inline void queue_want_no_interrupt(struct queue *queue)

@@ -15,7 +15,7 @@ import pytest
 
 from launcher.api import Broken, Exit, Notify
 from launcher.check.rig import Rig, open_rig
-from launcher.engines.kvm.vcpu import PORT_NOTIFY
+from launcher.engines.hypercalls import PORT_NOTIFY
 from shared.breaker import KICK_SIGNAL, ExitFlag
 from shared.page import SPURIOUS
 from tests.support.machine_code import SPIN, out
@@ -103,11 +103,12 @@ def test_a_kick_that_does_not_stay_is_lost_before_the_entry(
         assert not rig.runs_into_break(LITTLE_S)
 
 
-def first_word(name: str, sabotage: Callable[[Rig], object]) -> Exit:
+def first_word(name: str, engine: str, sabotage: Callable[[Rig], object]) -> Exit:
     """Run a Guest that at once says 1 and then computes for ever, break it just before its entry; say what comes."""
-    with open_rig(name, "kvm", "spin") as rig:
+    with open_rig(name, engine, "spin") as rig:
         vcpu, code = rig.machine.loop.vcpu, out(PORT_NOTIFY, 1) + SPIN
-        rig.machine.memory.view(vcpu._vm.eip(), len(code))[:] = code  # type: ignore[attr-defined]
+        entry = vcpu._eip() if engine == "unicorn" else vcpu._vm.eip()  # type: ignore[attr-defined]
+        rig.machine.memory.view(entry, len(code))[:] = code
 
         def ring_and_sabotage() -> None:
             ring_and_kick(rig)
@@ -117,10 +118,9 @@ def first_word(name: str, sabotage: Callable[[Rig], object]) -> Exit:
         return vcpu.run()
 
 
-@pytest.mark.kvm
 @pytest.mark.parametrize(("name", "engine"), pairs_with_kinds(without=("python",)))
 def test_a_break_before_the_entry_comes_before_the_first_instruction(name: str, engine: str) -> None:
-    assert first_word(name, do_nothing_to) == Broken()
+    assert first_word(name, engine, do_nothing_to) == Broken()
 
 
 def do_nothing_to(rig: Rig) -> None:
@@ -142,7 +142,24 @@ def do_nothing_to(rig: Rig) -> None:
 def test_an_empty_handler_lets_the_guest_run_although_a_break_was_asked_for(
     name: str, engine: str, sabotage: Callable[[Rig], None]
 ) -> None:
-    assert first_word(name, sabotage) == Notify(1)
+    assert first_word(name, engine, sabotage) == Notify(1)
+
+
+@pytest.mark.parametrize("engine", ["unicorn"])
+@pytest.mark.parametrize("name", ["thread/select", "process/epoll"])
+def test_a_stop_from_outside_is_forgotten_at_the_entry(name: str, engine: str) -> None:
+    # What engine unicorn would be without its look before each block: another thread that calls uc_emu_stop.
+    with open_rig(name, engine, "spin") as rig:
+        vcpu = rig.machine.loop.vcpu
+        emulator = vcpu._uc  # type: ignore[attr-defined]
+
+        def stop_from_outside() -> None:
+            thread = threading.Thread(target=emulator.emu_stop)
+            thread.start()
+            thread.join()
+
+        after_the_look(rig.machine.loop, stop_from_outside)
+        assert not rig.runs_into_break(LITTLE_S)
 
 
 @pytest.mark.parametrize("name", ["inline/uring"])

@@ -1,0 +1,58 @@
+"""A disk that does not answer keeps neither the Guest nor the Launcher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from select import POLLIN, poll
+
+from launcher.devices.blockio import Job, Kind
+from launcher.devices.blockio.thread import ThreadIO
+from launcher.devices.disk import open_disk
+from shared.chain import Chain
+from tests.support.disks import SECTOR, make_disk
+from tests.support.fds import no_new_fds
+from tests.support.rescue import PATIENCE_S
+from tests.support.stuck import stuck_memory
+
+
+def test_a_close_gives_a_transfer_up_that_hangs_and_the_next_one_finds_it_done(tmp_path: Path) -> None:
+    content = make_disk(tmp_path / "disk")
+    with no_new_fds(), stuck_memory() as (memory, wait_until_stuck, let_go):
+        disk = open_disk(str(tmp_path / "disk"))
+        io = ThreadIO(disk)
+        free = bytearray(SECTOR)
+        jobs = [
+            Job(Kind.READ, at * SECTOR, [view], SECTOR, Chain(at, [], []))
+            for at, view in enumerate((memory[:SECTOR], memoryview(free)))
+        ]
+        io.submit(jobs)  # and comes back
+        wait_until_stuck()
+        assert io.take() == []
+        assert not io.close(patience_s=0.01)
+        let_go()
+        assert io.close(PATIENCE_S), "what hung has gone on"
+        assert memory[:SECTOR] == content[:SECTOR], "it had begun, and was waited for"
+        assert free == bytes(SECTOR), "what had not begun by the time of the close was forgotten"
+        disk.close()
+
+
+def test_what_is_done_is_handed_over_while_the_next_one_hangs(tmp_path: Path) -> None:
+    content = make_disk(tmp_path / "disk")
+    with no_new_fds(), stuck_memory() as (memory, wait_until_stuck, let_go):
+        disk = open_disk(str(tmp_path / "disk"))
+        io = ThreadIO(disk)
+        rung = poll()
+        rung.register(io.fd, POLLIN)
+        free = bytearray(SECTOR)
+        chain = Chain(0, [], [])
+        io.submit([Job(Kind.READ, 0, [memoryview(free)], SECTOR, chain)])
+        io.submit([Job(Kind.READ, 0, [memory[:SECTOR]], SECTOR, chain)])
+        assert rung.poll(PATIENCE_S * 1000)
+        assert [is_done for _, is_done in io.take()] == [True]
+        assert free == content[:SECTOR]
+        wait_until_stuck()
+        let_go()
+        assert rung.poll(PATIENCE_S * 1000)
+        assert [is_done for _, is_done in io.take()] == [True]
+        assert io.close()
+        disk.close()

@@ -1,0 +1,347 @@
+"""What is engine unicorn's alone: how it stops and tells a halt, what it does by hand, and when it is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from launcher import engines, guests
+from launcher.api import Boot, Broken, Died, Notify, Vcpu
+from launcher.engines import hypercalls, unicorn
+from launcher.engines.hypercalls import FIRST_VECTOR, PORT_NOTIFY
+from shared import breaker as breakers
+from shared.breaker import Breaker
+from shared.errors import CannotRunError, UsageError
+from shared.memory import GuestMemory
+from shared.page import Page
+from tests.support.breakers import open_breaker
+from tests.support.machine_code import CODE, HLT, SPIN, STI, UD2, mov_eax, out, place, take_interrupts
+from tests.support.sessions import environment, run_launcher
+from tests.support.threads import beside
+
+ROOT = Path(guests.__file__).parents[2]
+SIZE = 0x10000
+INT3 = b"\xcc"
+DIV_BY_ZERO = b"\x31\xc9\xf7\xf1"  # xor ecx, ecx; div ecx
+IRET = b"\xcf"
+
+BootCode = Callable[[bytes], Vcpu]
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    with GuestMemory.create(SIZE) as memory:
+        yield memory
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with Page.create() as page:
+        yield page
+
+
+@pytest.fixture
+def breaker(page: Page) -> Iterator[Breaker]:
+    breaker = breakers.create("eventfd", page)
+    yield breaker
+    breaker.close()
+
+
+@pytest.fixture
+def boot(memory: GuestMemory, breaker: Breaker) -> Iterator[BootCode]:
+    """Return what boots a few bytes of machine code."""
+    if reason := unicorn.why_not():
+        pytest.skip(reason)
+    with ExitStack() as opened:
+
+        def boot(code: bytes) -> Vcpu:
+            place(memory, code)
+            vcpu = unicorn.UnicornVcpu(memory, Boot(SIZE, CODE), breaker)
+            opened.callback(vcpu.close)
+            return vcpu
+
+        yield boot
+
+
+# ---- What the code rests on ----
+
+
+def test_a_hypercall_ends_the_run_at_once_and_not_with_its_block(boot: BootCode, memory: GuestMemory) -> None:
+    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
+    vcpu = boot(out(PORT_NOTIFY, 1) + store + out(PORT_NOTIFY, 2) + SPIN)
+    assert vcpu.run() == Notify(1)
+    assert memory.view(0x8000, 1)[0] == 0
+    assert vcpu.run() == Notify(2)
+    assert memory.view(0x8000, 1)[0] == 1
+
+
+def test_a_look_that_breaks_is_no_halt_even_behind_a_byte_that_could_be_one(boot: BootCode, breaker: Breaker) -> None:
+    # Each of the two blocks begins behind a byte 0xf4; none of them is a HLT.
+    vcpu = boot(b"\xeb\x01" + HLT + b"\xeb\x01" + HLT + b"\xeb\xfa")
+    for _ in range(100):
+        with beside(breaker.break_out):
+            assert vcpu.run() == Broken()
+        breaker.clear()
+    assert not vcpu._is_halted  # type: ignore[attr-defined]
+
+
+def test_a_halt_is_left_behind_it(boot: BootCode, memory: GuestMemory) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + HLT + out(PORT_NOTIFY, 7) + SPIN)
+    vcpu.interrupt(0)
+    assert [vcpu.run(), vcpu.run()] == [Notify(FIRST_VECTOR), Notify(7)]
+
+
+def test_an_instruction_that_repeats_itself_is_broken_out_of(boot: BootCode, breaker: Breaker) -> None:
+    rep_stosb = b"\xb9\xff\xff\xff\xff\xbf\x00\x80\x00\x00\xf3\xaa"
+    vcpu = boot(b"\xfc" + rep_stosb)  # it would end past memory, after 0x8000 bytes
+    breaker.break_out()
+    assert vcpu.run() == Broken()
+    breaker.clear()
+    assert vcpu.run() == Died("wrote 1 bytes at 0x10000, past guest memory (0x10000), at eip 0x200b")
+
+
+def test_a_second_exception_ends_the_guest_in_a_sentence(boot: BootCode, memory: GuestMemory) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + DIV_BY_ZERO)
+    assert vcpu.run() == Notify(0)
+    died = vcpu.run()  # the handler goes back to the same instruction
+    assert isinstance(died, Died)
+    assert died.reason.startswith("a second exception in the Guest, which engine unicorn cannot tell")
+
+
+def test_what_a_signals_handler_raises_ends_the_run(boot: BootCode, breaker: Breaker) -> None:
+    class Enough(BaseException):
+        pass
+
+    def handle(*_: object) -> None:
+        raise Enough
+
+    before = signal.signal(signal.SIGALRM, handle)
+    hook = sys.unraisablehook
+    try:
+        for _ in range(50):
+            vcpu = boot(SPIN)
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
+            with pytest.raises(Enough):
+                vcpu.run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sys.unraisablehook is hook
+
+
+# ---- What the processor does ----
+
+
+def test_an_exception_goes_through_its_gate(boot: BootCode, memory: GuestMemory) -> None:
+    for code, vector in ((INT3, 3), (UD2, 6), (DIV_BY_ZERO, 0), (b"\xcd\x80", 0x80), (b"\xcd\x0d", 13)):
+        vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + code)
+        assert vcpu.run() == Notify(vector)
+
+
+def test_the_frame_is_the_processors(boot: BootCode, memory: GuestMemory) -> None:
+    before = take_interrupts(memory, PORT_NOTIFY) + b"\xbc\x00\x90\x00\x00" + STI  # mov esp, 0x9000
+    vcpu = boot(before + INT3)
+    assert vcpu.run() == Notify(3)
+    eip, selector, flags = memory.view(0x9000 - 12, 12).cast("I")
+    assert (eip, selector, flags & 0x202) == (CODE + len(before) + 1, 8, 0x202)
+
+
+def test_a_handler_returns_by_iret(boot: BootCode, memory: GuestMemory) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + INT3 + out(PORT_NOTIFY, 99) + SPIN)
+    memory.view(0x5000 + 3 * 32, 1)[:] = IRET
+    assert vcpu.run() == Notify(99)
+
+
+def test_no_interrupt_comes_in_the_shadow_of_sti(boot: BootCode, memory: GuestMemory) -> None:
+    tables = take_interrupts(memory, PORT_NOTIFY)
+    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
+    vcpu = boot(tables + STI + store + out(PORT_NOTIFY, 1) + SPIN)
+    vcpu.interrupt(4)
+    assert vcpu.run() == Notify(FIRST_VECTOR + 4)
+    assert memory.view(0x8000, 1)[0] == 1  # after one instruction, and before the next
+
+
+def test_a_block_that_looks_like_a_shadow_each_time_lets_an_interrupt_in(boot: BootCode, memory: GuestMemory) -> None:
+    # The last byte of this jump is 0xfb, as STI is.
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + b"\x90\x90\x90\xeb\xfb")
+    vcpu.interrupt(4)
+    assert vcpu.run() == Notify(FIRST_VECTOR + 4)
+
+
+def set_idt(memory: GuestMemory, base: int, limit: int) -> bytes:
+    """Return code that loads this IDT register, on top of the usual tables."""
+    code = take_interrupts(memory, PORT_NOTIFY)
+    memory.view(0x7000, 6)[:] = limit.to_bytes(2, "little") + base.to_bytes(4, "little")
+    return code + b"\x0f\x01\x1d" + (0x7000).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("base", "limit"),
+    [(0, 0), (SIZE - 4, 0x7FF), (0xFFFFFFFF, 0xFFFF), (0x8000, 0x7FF)],
+    ids=["empty", "over the end of memory", "around the end of addresses", "zeroes"],
+)
+def test_an_interrupt_without_a_gate_is_a_triple_fault(
+    base: int, limit: int, boot: BootCode, memory: GuestMemory
+) -> None:
+    vcpu = boot(set_idt(memory, base, limit) + STI + HLT)
+    vcpu.interrupt(1)
+    died = vcpu.run()
+    assert isinstance(died, Died)
+    assert died.reason.startswith("triple fault, at eip 0x2")
+
+
+def test_an_interrupt_past_the_end_of_the_idt_is_a_protection_fault(boot: BootCode, memory: GuestMemory) -> None:
+    vcpu = boot(set_idt(memory, 0x4000, 14 * 8 - 1) + STI + HLT)
+    vcpu.interrupt(1)
+    assert vcpu.run() == Notify(13)
+
+
+@pytest.mark.parametrize(
+    ("at", "gate"),
+    [
+        ("not present", 0x0008_0E00),
+        ("of another kind", 0x0008_8500),
+        ("a selector that is null", 0x0000_8E00),
+        ("a selector of data", 0x0010_8E00),
+        ("a selector past the GDT", 0xFFF8_8E00),
+    ],
+)
+def test_a_gate_that_leads_nowhere_is_a_protection_fault(
+    at: str, gate: int, boot: BootCode, memory: GuestMemory
+) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + HLT)
+    where = 0x4000 + 8 * FIRST_VECTOR
+    memory.view(where + 2, 2)[:] = (gate >> 16).to_bytes(2, "little")
+    memory.view(where + 4, 2)[:] = (gate & 0xFFFF).to_bytes(2, "little")
+    vcpu.interrupt(0)
+    assert vcpu.run() == Notify(13), at
+
+
+@pytest.mark.parametrize("esp", [0, 4, SIZE + 8, 0xFFFFFFF0])
+def test_a_stack_outside_memory_ends_the_guest(esp: int, boot: BootCode, memory: GuestMemory) -> None:
+    tables = take_interrupts(memory, PORT_NOTIFY)
+    vcpu = boot(tables + b"\xbc" + esp.to_bytes(4, "little") + STI + HLT)
+    vcpu.interrupt(1)
+    died = vcpu.run()
+    assert isinstance(died, Died)
+    assert died.reason.startswith(f"wrote 12 bytes at {(esp - 12) % 2**32:#x}, past guest memory (0x10000), at eip ")
+
+
+def test_code_that_the_guest_changes_under_its_feet_is_run_as_changed(boot: BootCode) -> None:
+    # movb $2, over the number that the hypercall after it sends
+    call = out(PORT_NOTIFY, 1)
+    change = b"\xc6\x05" + (CODE + 7 + 1).to_bytes(4, "little") + b"\x02"
+    assert boot(change + call).run() == Notify(2)
+
+
+GARBAGE = {
+    "zeroes": bytes(64),
+    "ones": b"\xff" * 64,
+    "far jump": b"\xea\x00\x00\x00\x00\x30\x00",
+    "paging on over nothing": b"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0",
+    "real mode": b"\x31\xc0\x0f\x22\xc0",
+    "task switch": b"\x0f\x00\xd8",
+    "sysenter": b"\x0f\x34",
+    "overwrites all of itself": b"\xfc\xbf\x00\x00\x00\x00\xb9\x00\x00\x01\x00\xb0\xf1\xf3\xaa",
+}
+
+
+@pytest.mark.parametrize("code", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_is_run_until_it_dies_or_is_broken_out(
+    code: bytes, boot: BootCode, memory: GuestMemory, breaker: Breaker
+) -> None:
+    for tables in (b"", take_interrupts(memory, PORT_NOTIFY)):
+        vcpu = boot(tables + code)
+        with beside(breaker.break_out):
+            while isinstance(exit_ := vcpu.run(), Notify):
+                pass
+        breaker.clear()
+        assert isinstance(exit_, Died | Broken)
+        assert not isinstance(exit_, Died) or "\n" not in exit_.reason
+
+
+# ---- What is refused, and what is taken instead ----
+
+
+def test_a_breaker_that_cannot_wake_it_is_refused(boot: BootCode, memory: GuestMemory, page: Page) -> None:
+    with open_breaker("immediate", page) as immediate:
+        with pytest.raises(UsageError, match=r"^engine unicorn: breaker 'immediate' cannot stop it; use eventfd, "):
+            unicorn.UnicornVcpu(memory, Boot(SIZE, CODE), immediate)
+    assert boot  # skips where there is no unicorn
+
+
+WITHOUT = "import sys; sys.modules['unicorn'] = None; "
+
+
+def without_unicorn(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT + code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_without_the_package_it_says_how_to_install_it() -> None:
+    said = without_unicorn("from launcher.engines import unicorn; print(unicorn.why_not())")
+    assert said == "the package unicorn is not installed; pip install 'lguest-launcher[unicorn]'"
+
+
+def test_nothing_but_a_vcpu_loads_the_package() -> None:
+    code = "import sys; from launcher import cli; cli.main(['list', 'guests']); assert 'unicorn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, check=True)
+
+
+@pytest.fixture
+def no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_away(monkeypatch, "kvm", "no /dev/kvm")
+
+
+def take_away(monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
+    gone = dataclasses.replace(engines.get(name), why_not=lambda: reason)
+    monkeypatch.setitem(engines._ENGINES, name, gone)
+
+
+@pytest.mark.usefixtures("no_kvm")
+def test_auto_takes_unicorn_where_there_is_no_kvm(boot: BootCode) -> None:
+    assert boot
+    for guest in ("echo", str(guests.image_path("echo"))):
+        choice = engines.choose("auto", guest)
+        assert (choice.engine.name, choice.reason) == ("unicorn", "kvm: no /dev/kvm")
+    assert engines.choose("auto", "guest.py").engine.name == "python"
+
+
+@pytest.mark.usefixtures("no_kvm")
+def test_auto_takes_python_where_there_is_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_away(monkeypatch, "unicorn", "not installed")
+    choice = engines.choose("auto", "echo")
+    assert (choice.engine.name, choice.reason) == ("python", "kvm: no /dev/kvm; unicorn: not installed")
+    with pytest.raises(CannotRunError, match=r"no engine here runs that: kvm: no /dev/kvm; unicorn: not installed$"):
+        engines.choose("auto", str(guests.image_path("echo")))
+
+
+def test_a_breaker_that_kvm_does_not_take_is_unicorns_also_for_an_image(boot: BootCode) -> None:
+    assert boot
+    done = run_launcher("run", "--waker=thread/select+futex", str(guests.image_path("say")), "hello")
+    assert (done.returncode, done.stdout) == (0, b"hello\n")
+    assert b"engine unicorn (kvm: its Guest is not stopped by futex)" in done.stderr
+
+
+def test_the_ports_are_those_of_the_guests_in_c() -> None:
+    header = (ROOT / "launcher" / "guests" / "i386" / "guest.h").read_text()
+    for name in ("NOTIFY", "SHUTDOWN", "CRASH"):
+        assert f"PORT_{name} = {getattr(hypercalls, f'PORT_{name}'):#x}" in header
+
+
+def test_what_the_guest_begins_with_is_what_kvm_gives_it(boot: BootCode, memory: GuestMemory) -> None:
+    # eax, ebx, ecx, esp, cs and ds, each stored by an instruction of its own
+    code = b"\xa3\x00\x80\x00\x00\x89\x1d\x04\x80\x00\x00\x89\x0d\x08\x80\x00\x00\x89\x25\x0c\x80\x00\x00"
+    code += b"\x8c\x0d\x10\x80\x00\x00\x8c\x1d\x14\x80\x00\x00"
+    assert boot(code + mov_eax(0) + out(PORT_NOTIFY, 5)).run() == Notify(5)
+    begun = list(memory.view(0x8000, 24).cast("I"))
+    assert begun == [0x6C677374, SIZE, Boot(SIZE).command_line, SIZE, 0x08, 0x10]
