@@ -1,8 +1,8 @@
 """scripts/calibrate: how often a duel is wrong on this machine, and how often it finds what is there.
 
 Three steps, each of which can be stopped and gone on with: a long recording (recording.py), a thousand virtual duels
-for each pair of arms out of it (calibration.py), and some real duels of the same arms. Then a table
-against the targets.
+for each pair of arms out of it (calibration.py), and some real duels of the same arms. Then a table against the
+targets.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from time import monotonic
 
 from launcher.bench import calibration, duel, recording, statistics
 from launcher.bench.cases import Case, get
+from launcher.bench.judge import what_is_broken
 from launcher.bench.receipts import NothingMeasured, Round, Writer, read
 from launcher.bench.recording import AGAIN, BASE, Arms
 from launcher.bench.rota import Rota
@@ -157,6 +158,8 @@ def _print_recording(arms: Arms, rounds: list[Round], path: Path) -> None:
         f"{path}: {len(rounds)} rounds of {arms.rings} rings in {blocks} blocks, {seconds / 60:.1f} min, "
         f"{path.stat().st_size / 1e6:.1f} MB; A is {arms.wakers[BASE]} on {arms.engine}, p50 {arms.p50_ns / 1e3:.1f} us"
     )
+    for sentence in what_is_broken(rounds):
+        print(f"  broken, and its block left out: {sentence}")
     for arm in list(arms.wakers)[1:]:
         found, interval = recording.achieved(rounds, arm)
         print(

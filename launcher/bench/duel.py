@@ -94,7 +94,7 @@ def plan_of(receipts: Receipts) -> Plan:
         if type(value) is not kind or (isinstance(value, str) and not value.isprintable()):
             raise ReceiptsError(f"{receipts.path}: '{name}' of its plan is {value!r:.40}, which it cannot be")
         fields[name] = value
-    if fields["blocks"] < 1 or not (0 < fields["delta"] < 10 and 0 < fields["alpha"] < 1):
+    if fields["blocks"] < 1 or not (0 < fields["delta"] <= 1 and 0 < fields["alpha"] <= 1):
         raise ReceiptsError(f"{receipts.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
     return Plan(**fields)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher import cli
-from launcher.bench import duel, gate
+from launcher.bench import duel, duel_command, gate
 from launcher.bench.cases import get
 from launcher.bench.duel import Plan
 from launcher.bench.receipts import Round, Run, Writer, read
@@ -153,6 +153,13 @@ def test_a_plan_that_cannot_be_is_refused(
 
 def test_the_plan_is_in_the_receipts_as_it_was(tmp_path: Path) -> None:
     assert duel.plan_of(read(store(tmp_path / "duel.jsonl", rounds_of(0.0)))) == PLAN
+
+
+def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
+    for command in ("launcher duel A B -o x.jsonl", "launcher duel A B --output=x.jsonl --seed 5", "launcher duel A B"):
+        assert duel_command.replay_command(command, 7) == "launcher duel A B --seed 7"
+    assert duel_command.replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
+    assert duel_command.replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
 
 
 # ---- When a duel ends ----
