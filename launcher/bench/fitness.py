@@ -173,7 +173,7 @@ def examine(rounds: list[Round]) -> Report | None:
 
 
 def _smallest_in_windows(recorded: calibration.Recording, blocks: int, duels: int) -> float | None:
-    """Return the slowdown that the windows find, whichever of two arms is slowed: one is always the faster by chance."""
+    """Return the slowdown that windows find whichever of two arms is slowed: one is always the faster, by chance."""
     one, other, control = recorded.logs
     found = [
         calibration.smallest_found(recorded, base, head, control, blocks=blocks, duels=duels)
