@@ -36,8 +36,8 @@ def test_what_is_kept_of_a_round_is_small_and_as_good() -> None:
     rng = np.random.default_rng(1)
     times = (40_000 * np.exp(rng.normal(0, 0.3, 1000))).astype(np.int64)
     small = recording.rounded(times)
-    assert np.abs(small / times - 1).max() <= 1 / 1024
-    assert recording.rounded(np.array([0, 1, 1023, 1024, 1025])).tolist() == [0, 1, 1023, 1024, 1026]
+    assert np.abs(small / times - 1).max() <= 1 / 512
+    assert recording.rounded(np.array([0, 1, 511, 512, 513])).tolist() == [0, 1, 511, 512, 514]
     round_ = recording.slim(noise.round_at("A", 0))
     assert round_.usage == []
     assert list(round_.latencies_ns) == sorted(round_.latencies_ns)
