@@ -95,6 +95,20 @@ def test_a_recording_is_begun_and_gone_on_with(tmp_path: Path) -> None:
     assert {round_.counts["lost"] for round_ in read(path).rounds} == {0}
 
 
+def test_real_duels_are_fought_until_there_are_enough_of_each_pair(tmp_path: Path) -> None:
+    parameters = {**get("wake").defaults(), "warmup": 0}
+    wakers = dict.fromkeys(("A", "A'", "A+5%", "A+10%"), "spin/direct")
+    arms, path = recording.Arms(1.0, wakers, "python", parameters, rings=30, seed=5), tmp_path / "duels.jsonl"
+    path.write_text('{"head": "A\'", "outcome": "not regressed", "seconds": 9}\n{"head": "A+5%", "outc')
+    for _ in range(2):  # the second time there is nothing to do
+        calibrate.fight(get("wake"), arms, path, 1, seconds=0.1)
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    found = [json.loads(line) for line in lines]
+    assert [line["head"] for line in found] == ["A'", "A+5%", "A+10%"]
+    assert found[1]["plan"]["head"] == "A+5%"
+    assert found[1]["outcome"] == "cannot tell"  # two pairs are too few for anything
+
+
 def test_the_script_says_what_it_takes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "launcher.bench.calibrate", "--help"], env=environment(), capture_output=True, check=True
