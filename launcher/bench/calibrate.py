@@ -203,7 +203,8 @@ def fight(case: Case, arms: Arms, path: Path, wanted: int, seconds: float = duel
                 if done[head] > number:
                     continue
                 tell(f"real duel {number + 1} of {wanted}: {head} against A")
-                arms_of_it = [sides[BASE], sides[head], sides[BASE].again()]
+                # A' is an arm of its own here, so the control is A''.
+                arms_of_it = [sides[BASE], sides[head], sides[BASE].again().again()]
                 rota = Rota(case, arms_of_it, arms.rings, random.randrange(1 << 31))
                 line = _fight_one(rota, head, seconds)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ def test_real_duels_are_fought_until_there_are_enough_of_each_pair(tmp_path: Pat
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
     found = [json.loads(line) for line in lines]
     assert [line["head"] for line in found] == ["A'", "A+5%", "A+10%"]
-    assert found[1]["plan"]["head"] == "A+5%"
+    assert [found[1]["plan"][arm] for arm in ("base", "head", "control")] == ["A", "A+5%", "A''"]
     assert found[1]["outcome"] == "cannot tell"  # two pairs are too few for anything
 
 
