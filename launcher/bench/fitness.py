@@ -167,9 +167,19 @@ def examine(rounds: list[Round]) -> Report | None:
         duels=sum(outcomes.values()),
         windows=windows,
         window_blocks=window,
-        in_windows=calibration.smallest_found(recorded, *arms, blocks=window, duels=min(windows, _VIRTUAL)),
+        in_windows=_smallest_in_windows(recorded, window, min(windows, _VIRTUAL)),
         fitness=[_fitness(recorded, p, rounds) for p in next(iter(recorded.logs.values()))],
     )
+
+
+def _smallest_in_windows(recorded: calibration.Recording, blocks: int, duels: int) -> float | None:
+    """Return the slowdown that windows find whichever of two arms is slowed: one is always the faster, by chance."""
+    one, other, control = recorded.logs
+    found = [
+        calibration.smallest_found(recorded, base, head, control, blocks=blocks, duels=duels)
+        for base, head in ((one, other), (other, one))
+    ]
+    return None if None in found else max(slowdown for slowdown in found if slowdown is not None)
 
 
 def print_report(report: Report) -> None:
