@@ -271,6 +271,18 @@ def test_a_reset_waits_for_what_is_under_way_and_the_next_driver_is_served(
         assert driver.read(2) == (BLK_S_OK, path.read_bytes()[2 * SECTOR : 3 * SECTOR])
 
 
+def test_a_reset_forgets_what_was_refused_before_it_began(open_driver: Callable[..., Driver], path: Path) -> None:
+    driver = open_driver()
+    os.truncate(path, 2 * SECTOR)
+    driver.ask(BLK_T_OUT, 9, b"x" * SECTOR)
+    driver.kick()
+    driver.device.reset()
+    driver.pair.device.reset()
+    driver.begin()
+    assert driver.device.on_ready(driver.source), "nothing is there for the next driver"
+    assert driver.read(1)[0] == BLK_S_OK
+
+
 def test_a_close_with_requests_under_way_leaves_nothing_open(memory: GuestMemory, path: Path, io_name: str) -> None:
     with no_new_fds():
         for _ in range(20):
