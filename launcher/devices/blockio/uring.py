@@ -91,9 +91,9 @@ class UringIO:
         """Wait until nothing is in the ring."""
         self._become_idle(None)
 
-    def close(self) -> bool:
+    def close(self, patience_s: float = PATIENCE_S) -> bool:
         """Wait, then close ring and eventfd; False when something hangs in the ring."""
-        if not self._become_idle(PATIENCE_S):
+        if not self._become_idle(patience_s):
             return False
         self._ring.close()
         os.close(self.fd)
