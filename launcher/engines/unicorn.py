@@ -39,7 +39,9 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import proxy
 
 from launcher.api import Boot, Broken, Died, Exit, Notify, Restart, Segments, Shutdown
 from launcher.engines import i386
@@ -161,10 +163,10 @@ class UnicornVcpu:
 
     def close(self) -> None:
         """Give the emulator back; once closed, closing again does nothing."""
-        uc, self._uc = self._uc, None
-        if uc is not None:
-            for hook in self._hooks:
-                uc.hook_del(hook)  # each holds the emulator, which holds it: only the collector would free them
+        if self._uc is not None:
+            self._uc = None
+            # What holds us, and is not collected yet, is to keep none of these (see _add_hooks).
+            del self._memory, self._breaker, self._is_broken
 
     # ---- Into the Guest, and out of it ----
 
@@ -352,10 +354,11 @@ class UnicornVcpu:
     def _add_hooks(self, uc: Uc) -> None:
         unicorn, x86 = self._unicorn, self._x86
         anywhere = (None, 1, 0)
-        self._hooks = [
-            uc.hook_add(unicorn.UC_HOOK_BLOCK, self._look),
-            uc.hook_add(unicorn.UC_HOOK_INSN, self._on_out, *anywhere, x86.UC_X86_INS_OUT),
-            uc.hook_add(unicorn.UC_HOOK_INSN, self._on_in, *anywhere, x86.UC_X86_INS_IN),
-            uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception),
-            uc.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._on_unmapped),
-        ]
+        # Unicorn makes a callback by ctypes.cast, which leaves a cycle that the collector alone frees. In it is whoever
+        # adds the hook: were that the emulator itself, a gigabyte of addresses would stay until then.
+        add = partial(type(uc).hook_add, proxy(uc))
+        add(unicorn.UC_HOOK_BLOCK, self._look)
+        add(unicorn.UC_HOOK_INSN, self._on_out, *anywhere, x86.UC_X86_INS_OUT)
+        add(unicorn.UC_HOOK_INSN, self._on_in, *anywhere, x86.UC_X86_INS_IN)
+        add(unicorn.UC_HOOK_INTR, self._on_exception)
+        add(unicorn.UC_HOOK_MEM_UNMAPPED, self._on_unmapped)
