@@ -21,6 +21,7 @@ from typing import Any
 
 from launcher import guests
 from launcher.config import DEFAULT_WAKER
+from launcher.devices import blockio
 from shared.errors import UsageError
 
 CONFIG_SUFFIX = ".toml"
@@ -105,7 +106,7 @@ OPTIONS: tuple[Option, ...] = (
         is_repeatable=True,
         is_positional=True,
     ),
-    Option("engine", TEXT, "what runs the Guest: auto, kvm, python", default="auto"),
+    Option("engine", TEXT, "what runs the Guest: auto, kvm, unicorn, python", default="auto"),
     Option("waker", TEXT, "PLACE/STRATEGY[+BREAKER][+ring-aware]", default=DEFAULT_WAKER, metavar="NAME"),
     Option("memory", MIB, "Guest memory", default=16, metavar="MIB"),
     Option("initrd", PATH, "what a Linux kernel (bzImage) finds as its initial RAM disk", metavar="FILE"),
@@ -123,8 +124,8 @@ OPTIONS: tuple[Option, ...] = (
         "block-io",
         TEXT,
         "what moves the disks' bytes: a thread each, or io_uring",
-        default="thread",
-        choices=("thread", "uring"),
+        default=blockio.NAMES[0],
+        choices=blockio.NAMES,
     ),
     Option(
         "tunnet",
