@@ -38,6 +38,8 @@ and other rings than 0 work only as long as nothing interrupts.
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -127,6 +129,7 @@ class UnicornVcpu:
         self._memory = memory
         self._breaker = breaker
         self._is_broken = breaker.is_set
+        self._thread = threading.get_ident()
         self._pending = 0  # one bit per irq
         self._is_halted = False
         self._block_end: int | None = None  # of the block that ran last, where that is known and matters
@@ -174,9 +177,9 @@ class UnicornVcpu:
         """Run the Guest until a hook stops it or it halts; None says: nothing for the Launcher."""
         uc = self._emulator
         self._left = self._outside = self._raised = self._block_end = None
-        # What a signal's handler raises before a hook's first line is nobody's: ctypes shows it here and goes on.
-        hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        hook_before = sys.unraisablehook
         try:
+            sys.unraisablehook = partial(self._on_unraisable, hook_before)
             uc.emu_start(self._eip(), _ADDRESS_SPACE, count=_NEVER)
         except self._unicorn.UcError as error:
             return self._fault(error)
@@ -232,9 +235,16 @@ class UnicornVcpu:
             self._outside = outside(address, size, self._memory.size, is_write=is_write)
         return False  # it is not mapped now either: emu_start fails
 
-    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        self._raised = unraisable.exc_value
-        self._emulator.emu_stop()
+    def _on_unraisable(
+        self, hook_before: Callable[[sys.UnraisableHookArgs], object], unraisable: sys.UnraisableHookArgs
+    ) -> None:
+        # What a signal's handler raises before a hook's first line is nobody's: ctypes says so here, and goes on. The
+        # rest is not for us: what a `__del__` raises, or anything in another thread, as where a Waker is killed.
+        if threading.get_ident() == self._thread and "ctypes callback" in (unraisable.err_msg or ""):
+            self._raised = unraisable.exc_value
+            self._emulator.emu_stop()
+        else:
+            hook_before(unraisable)
 
     def _stop(self, why: Exit | _Stop | _Exception) -> None:
         self._left = why

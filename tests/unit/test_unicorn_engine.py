@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,6 +138,60 @@ def test_what_a_signals_handler_raises_ends_the_run(boot: BootCode, breaker: Bre
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert sys.unraisablehook is hook
+
+
+def test_what_is_raised_elsewhere_meanwhile_is_not_the_guests(boot: BootCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, or where an object ends: whoever is told of that otherwise is told now."""
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+
+    class Raises:
+        def __init__(self, what: BaseException) -> None:
+            self._what = what
+
+        def __del__(self) -> None:
+            raise self._what
+
+    there, here = SystemExit("in another thread"), ValueError("where an object ends")
+    is_inside, is_done = threading.Event(), threading.Event()
+
+    def raise_there() -> None:
+        is_inside.wait()
+        Raises(there)
+        is_done.set()
+
+    looks = 0
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first is run()'s own
+            Raises(here)
+            is_inside.set()
+        return is_done.is_set()
+
+    vcpu = boot(SPIN)
+    vcpu._breaker = SimpleNamespace(is_set=look)  # type: ignore[attr-defined]
+    with beside(raise_there):
+        assert vcpu.run() == Broken()
+    assert told == [here, there]
+
+
+def test_closed_it_has_given_everything_back_and_waits_for_no_collector(breaker: Breaker) -> None:
+    if reason := unicorn.why_not():
+        pytest.skip(reason)
+    gc.disable()
+    try:
+        memory = GuestMemory.create(SIZE)
+        vcpu = unicorn.UnicornVcpu(memory, Boot(SIZE, CODE), breaker)
+        held = [weakref.ref(vcpu._uc), weakref.ref(memory)]
+        vcpu.close()
+        vcpu.close()
+        memory.close()
+        del memory
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 # ---- What the processor does ----
