@@ -42,6 +42,7 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE, mmap
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import proxy
 
@@ -73,6 +74,8 @@ _ADDRESS_SPACE = 1 << 32
 _NEVER = 1 << 62
 """A limit of instructions, for what unicorn does when it has one: centuries of them."""
 
+_TRANSLATIONS = 1 << 30  # unicorn's own choice; hardly any of it is ever touched
+
 # Where the descriptors are while the segment registers are loaded; unmapped before the Guest begins.
 _SCRATCH = _ADDRESS_SPACE - PAGE_SIZE
 _FLAT_CODE, _FLAT_DATA = 0x00CF9B000000FFFF, 0x00CF93000000FFFF
@@ -98,7 +101,7 @@ class _Exception(NamedTuple):
 
 
 def why_not() -> str | None:
-    """Return None where the package is there and its library loads, else what to do about it."""
+    """Return None where the package is there, its library loads and has room, else what to do about it."""
     try:
         import unicorn  # noqa: F401
     except (ImportError, OSError) as error:
@@ -106,6 +109,12 @@ def why_not() -> str | None:
         if isinstance(error, ModuleNotFoundError):
             return f"the package unicorn is not installed; {how}"
         return f"the package unicorn does not load ({error}); try {how}"
+    try:
+        # Tried, because unicorn itself does not say that it cannot: it ends the process.
+        mmap(-1, _TRANSLATIONS, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=PROT_READ | PROT_WRITE | PROT_EXEC).close()
+    except OSError as error:
+        room = f"no {_TRANSLATIONS >> 20} MiB of addresses for its translations of code"
+        return f"{room} (mmap: {error.strerror}); raise ulimit -v, or see vm.overcommit_memory"
     return None
 
 

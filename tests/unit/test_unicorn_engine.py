@@ -382,6 +382,23 @@ def test_without_the_package_it_says_how_to_install_it() -> None:
     assert said == "the package unicorn is not installed; pip install 'lguest-launcher[unicorn]'"
 
 
+def test_without_room_for_its_translations_it_says_so_instead_of_ending_the_process() -> None:
+    if reason := unicorn.why_not():
+        pytest.skip(reason)
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29)); "
+    command = "from launcher import cli; sys.exit(cli.main(['run', '--engine=unicorn', 'say']))"
+    done = subprocess.run(
+        [sys.executable, "-c", limited + command],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("launcher: engine 'unicorn' cannot run here: no 1024 MiB of addresses for its ")
+
+
 def test_nothing_but_a_vcpu_loads_the_package() -> None:
     code = "import sys; from launcher import cli; cli.main(['list', 'guests']); assert 'unicorn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, check=True)
