@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.bench import calibrate, fitness, recording
+from launcher.bench import calibrate, calibration, fitness, recording
 from launcher.bench.cases import get
 from launcher.bench.receipts import Round, read
 from launcher.bench.sides import Side
+from launcher.bench.verdict import Outcome
 from tests.support import noise
 from tests.support.sessions import environment
 
@@ -134,6 +135,32 @@ def test_a_machine_that_can_tell_nothing_is_told_so(capsys: pytest.CaptureFixtur
     fitness.print_report(report)
     assert "no gate is honest here" in capsys.readouterr().out
     json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["heavy", "skewed"])
+@pytest.mark.parametrize("spread", [0.05, 0.15])
+def test_what_a_duel_is_said_to_find_it_finds_however_noisy_the_machine_is(kind: str, spread: float) -> None:
+    names, blocks = ("A", "A'", "A''"), 15  # a round is said to take a second: 15 blocks are a duel of 100 s
+    noises = [noise.logs(np.random.default_rng(seed), blocks=600, arms=6, kind=kind, spread=spread) for seed in (1, 2)]
+    measured = [
+        noise.round_at(names[at % 3], block, noises[0][block, at], position=at)
+        for block in range(20)
+        for at in range(6)
+    ]
+    report = fitness.examine(measured)
+    assert report is not None
+    smallest = report.fitness[0].smallest
+    assert smallest is not None
+    # As if the machine had gone on like that for an hour: 40 duels next to each other.
+    logs = {name: dict.fromkeys((0.5, 0.9, 0.99), noises[1][:, at::3]) for at, name in enumerate(names)}
+    hour = calibration.Recording(logs, 600, 0, 6.0)
+
+    def found(slowdown: float) -> float:
+        rates = calibration.virtual_duels(hour, *names, blocks=blocks, duels=100, slowdown=slowdown)
+        return rates.share(Outcome.REGRESSED)
+
+    assert found(smallest) > 0.7  # the 95 % that are said, but for what a minute does not know of an hour
+    assert found(smallest / 3) < 0.6  # it is not said of what is far more than that
 
 
 def test_too_few_blocks_say_nothing() -> None:
