@@ -51,7 +51,7 @@ def show(path: Path, args: argparse.Namespace) -> int:
         delta=plan.delta if args.delta is None else args.delta / 100,
         alpha=plan.alpha if args.alpha is None else args.alpha / 100,
     )
-    return report(plan.judge(stored.rounds), plan, args, f"{stored.run.command} --seed {plan.seed}", path)
+    return report(plan.judge(stored.rounds), plan, args, replay_of(stored.run.command, plan.seed), path)
 
 
 def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
@@ -68,6 +68,22 @@ def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, 
     if args.github or gate.is_wanted():
         gate.annotate(verdict, replay)
     return verdict.exit_code
+
+
+def replay_of(command: str, seed: int) -> str:
+    """Return the command that fights this duel again: by its seed, and into a file of its own."""
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # a foreign file's
+        return command
+    kept = []
+    for word in words:
+        if word == "-o" or (word.startswith("--o") and "=" not in word):
+            next(words, None)
+        elif not word.startswith(("-o", "--o")):
+            kept.append(word)
+    is_seeded = any(word == "--seed" or word.startswith("--seed=") for word in kept)
+    return shlex.join(kept if is_seeded else [*kept, "--seed", str(seed)])
 
 
 def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
@@ -148,7 +164,7 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED
     say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
-    code = report(plan.judge(rounds), plan, args, command if args.seed else f"{command} --seed {seed}", path)
+    code = report(plan.judge(rounds), plan, args, replay_of(command, seed), path)
     if was_interrupted:
         say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher import cli
-from launcher.bench import duel, gate
+from launcher.bench import duel, duel_command, gate
 from launcher.bench.cases import get
 from launcher.bench.duel import Plan
 from launcher.bench.receipts import Round, Run, Writer, read
@@ -114,6 +114,20 @@ def test_a_lost_wake_up_is_named_with_what_replays_it(tmp_path: Path, capsys: py
     assert "sequence number 123" in shown
     assert f"seed {lost.seed}" in shown
     assert shown.splitlines()[-1] == "next: launcher duel A B --seed 7"
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        ("launcher duel A B -o one.jsonl --json", "launcher duel A B --json --seed 7"),
+        ("launcher duel A B -oone.jsonl --pin free", "launcher duel A B --pin free --seed 7"),
+        ("launcher duel A B --output=one.jsonl", "launcher duel A B --seed 7"),
+        ("launcher duel A B --output 'one two' --seed 7", "launcher duel A B --seed 7"),
+        ("launcher duel 'A", "launcher duel 'A"),
+    ],
+)
+def test_what_replays_a_duel_does_not_write_into_its_file(command: str, again: str) -> None:
+    assert duel_command.replay_of(command, 7) == again
 
 
 def test_stored_receipts_can_be_judged_by_another_delta(tmp_path: Path) -> None:
