@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any
 
 from launcher.bench import looks, pairs
+from launcher.bench.cases import get
 from launcher.bench.crew import ROOT, ArmFailed
 from launcher.bench.judge import Verdict, judge, what_is_broken
 from launcher.bench.receipts import Receipts, ReceiptsError, Round
@@ -65,7 +66,8 @@ class Plan:
 
     def judge(self, rounds: list[Round]) -> Verdict:
         """Judge what there is."""
-        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds))
+        is_timed = get(self.case).is_timed
+        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds), is_timed=is_timed)
         done = len({round_.block for round_ in rounds})
         if done < self.blocks and not verdict.is_settled:
             note = f"{done} of {self.blocks} planned blocks were measured: alpha is spent in that proportion"
@@ -95,6 +97,16 @@ def plan_of(receipts: Receipts) -> Plan:
     if fields["blocks"] < 1 or not (0 < fields["delta"] < 10 and 0 < fields["alpha"] < 1):
         raise ReceiptsError(f"{receipts.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
     return Plan(**fields)
+
+
+def expect_of(plan: Plan, receipts: Receipts) -> None:
+    """Raise `ReceiptsError` when there are rounds in the file that the plan does not have."""
+    for round_ in receipts.rounds:
+        where = f"{receipts.path}: block {round_.block}, position {round_.position}"
+        if round_.case != plan.case:
+            raise ReceiptsError(f"{where} is of case {round_.case}, and the duel is of {plan.case}")
+        if not 0 <= round_.block < plan.blocks:
+            raise ReceiptsError(f"{where} is none of the {plan.blocks} blocks of its plan")
 
 
 def try_out(rota: Rota, tell: Tell = tell_nobody) -> tuple[list[Round], float]:

@@ -46,6 +46,7 @@ def show(path: Path, args: argparse.Namespace) -> int:
     for note in stored.notes:
         say(note)
     plan = duel.plan_of(stored)
+    duel.expect_of(plan, stored)
     plan = replace(
         plan,
         delta=plan.delta if args.delta is None else args.delta / 100,

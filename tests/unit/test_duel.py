@@ -75,7 +75,10 @@ def fought(made: Sequence[Round], deadline_s: float = float("inf")) -> list[Roun
         (rounds_of(0.02, spread=0.3), 3, Outcome.CANNOT_TELL),
         (rounds_of(0.10, blocks=2), 3, Outcome.CANNOT_TELL),
         (
-            [*rounds_of(0.0), noise.round_at("B", 19, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4])],
+            [
+                *rounds_of(0.0),
+                noise.round_at("B", 19, position=6, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4]),
+            ],
             4,
             "broken",
         ),
@@ -141,6 +144,32 @@ def test_receipts_of_something_else_are_refused(kind: str, tmp_path: Path, capsy
     path = store(tmp_path / "other.jsonl", rounds_of(0.0), kind=kind)
     assert cli.main(["duel", "--show", str(path)]) == 1
     assert "not a duel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"case": "echo"}, "is of case echo, and the duel is of wake"), ({"block": 20}, "none of the 20 blocks")],
+)
+def test_rounds_that_the_plan_does_not_have_are_refused(
+    change: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store(tmp_path / "duel.jsonl", [*rounds_of(0.1), noise.round_at("B", **{"block": 3} | change)])
+    assert cli.main(["duel", "--show", str(path)]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_duel_whose_rounds_are_too_short_for_any_quantile_is_not_passed(tmp_path: Path) -> None:
+    short = [replace(round_, latencies_ns=round_.latencies_ns[:4]) for round_ in rounds_of(0.0)]
+    assert cli.main(["duel", "--show", str(store(tmp_path / "duel.jsonl", short))]) == 5
+    idle = [replace(round_, case="idle", latencies_ns=round_.latencies_ns[:1]) for round_ in short]
+    path = store(tmp_path / "idle.jsonl", idle, replace(PLAN, case="idle"))
+    assert cli.main(["duel", "--show", str(path)]) == 0  # there, the costs are the point
+
+
+def test_an_alpha_of_next_to_nothing_is_never_spent(tmp_path: Path) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds_of(0.1), replace(PLAN, alpha=5e-324))
+    assert cli.main(["duel", "--show", str(path)]) == 3
+    assert cli.main(["duel", "--show", str(path), "--alpha", "1e-320"]) == 3
 
 
 @pytest.mark.parametrize(
