@@ -156,7 +156,7 @@ def choose_blocks(block_s: float, seconds: float) -> int:
 def fight(rota: Rota, plan: Plan, keep: Callable[[Round], object], deadline_s: float, tell: Tell = tell_nobody) -> None:
     """Run block after block until a look settles it, the plan is at its end, or the clock; `keep` is given each round.
 
-    A lost wake-up or a round that dies settles it at once. Raises what `run_round` raises.
+    A lost wake-up or a round that dies settles it at once. Raises `DoesNotStart` for an arm that no longer does.
     """
     rounds: list[Round] = []
     longest_s = 0.0
@@ -164,11 +164,14 @@ def fight(rota: Rota, plan: Plan, keep: Callable[[Round], object], deadline_s: f
         began_s = monotonic()
         if block and began_s + longest_s > deadline_s:
             return
-        for round_ in rota.block(block, tell):
-            keep(round_)
-            rounds.append(round_)
-            if what_is_broken([round_]):
-                return
+        try:
+            for round_ in rota.block(block, tell):
+                keep(round_)
+                rounds.append(round_)
+                if what_is_broken([round_]):
+                    return
+        except (ArmFailed, CannotRunError) as reason:
+            raise DoesNotStart(f"{reason} (block {block} of the duel; before, it did start)") from None
         longest_s = max(longest_s, monotonic() - began_s)
         if block + 1 in plan.ends and plan.judge(rounds).is_settled:
             return

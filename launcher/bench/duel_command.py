@@ -161,6 +161,10 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                     duel.fight(rota, plan, keep, began_s + seconds, show_where)
         except KeyboardInterrupt:
             was_interrupted = True
+        except duel.DoesNotStart:
+            if rounds:
+                say(f"the {len(rounds)} rounds before are in {path}")
+            raise
     if plan is None or not rounds:
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED

@@ -6,18 +6,20 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher import cli
 from launcher.bench import duel, duel_command, gate
 from launcher.bench.cases import get
+from launcher.bench.crew import ArmFailed
 from launcher.bench.duel import Plan
 from launcher.bench.receipts import Round, Run, Writer, read
 from launcher.bench.rota import Rota, Tell, choose_rings, tell_nobody
 from launcher.bench.sides import Side, parse
 from launcher.bench.verdict import Outcome
-from shared.errors import CannotRunError, UsageError
+from shared.errors import CannotRunError, LabError, UsageError
 from tests.support import noise
 
 PLAN = Plan("A", "B", "A'", "wake", blocks=20, rings=400, seed=7, delta=0.03, alpha=0.01)
@@ -82,7 +84,7 @@ def fought(made: Sequence[Round], deadline_s: float = float("inf")) -> list[Roun
             4,
             "broken",
         ),
-        ([*rounds_of(0.10), noise.round_at("A", 19, ended="died: of old age")], 4, "broken"),
+        ([*rounds_of(0.10), noise.round_at("A", 19, position=6, ended="died: of old age")], 4, "broken"),
         ([round_ for round_ in rounds_of(0.0) if round_.arm == "A"], 5, "nothing measured"),
         ([], 5, "nothing measured"),
     ],
@@ -214,6 +216,25 @@ def test_a_lost_wake_up_ends_it_at_once() -> None:
     made = rounds_of(0.0)
     made[8] = replace(made[8], counts={**made[8].counts, "lost": 1}, lost_seqs=[3])
     assert fought(made) == made[:9]
+
+
+@pytest.mark.parametrize("refusal", [ArmFailed("it left with 1"), CannotRunError("no fds are left")])
+def test_an_arm_that_no_longer_starts_is_an_error_with_its_name_and_neither_slower_nor_a_skip(
+    refusal: LabError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rounds_of(0.5)
+
+    def run_round(plan: Any) -> Round:
+        if plan.block == 3 and plan.arm == "B":
+            raise refusal
+        return next(r for r in made if (r.arm, r.block) == (plan.arm, plan.block))
+
+    monkeypatch.setattr("launcher.bench.rota.run_round", run_round)
+    kept: list[Round] = []
+    with pytest.raises(duel.DoesNotStart, match=rf"^B: {refusal} \(block 3 of the duel") as raised:
+        duel.fight(Rota(get("wake"), SIDES, 400, 7), PLAN, kept.append, float("inf"))
+    assert raised.value.exit_code == 1
+    assert {round_.block for round_ in kept} >= {0, 1, 2}
 
 
 def test_when_the_time_is_up_no_other_block_is_begun() -> None:
