@@ -327,3 +327,6 @@ def test_in_github_actions_it_annotates_by_itself(
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("### B against A: regressed\n")
     assert "| p50 | regressed | 40 |" in summary
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "summary.md"))
+    assert cli.main(["duel", "--show", str(path), "--json"]) == 2  # what cannot be written is no other verdict
+    assert "summary.md: No such file" in capsys.readouterr().err
