@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import select
 import signal
 import sys
 from collections.abc import Sequence
 from time import monotonic
 
-from launcher.running import Running, find_all, open_one
+from launcher.running import HasEnded, Running, find_all, open_one, open_process, wait_for_end
 from shared.errors import EXIT_FINE, LabError, UsageError
 
 _AGAIN_S = 1.0  # a Guest in Python that never yields takes a second signal (launcher/stop.py)
@@ -37,24 +36,24 @@ def ps(args: argparse.Namespace) -> int:
 
 def stats(args: argparse.Namespace) -> int:
     """Print what a Launcher has counted so far, once or again and again until it has ended."""
-    with open_one(args.pid) as (running, pidfd):
-        if not running.is_countable:
-            raise UsageError(
-                f"process {args.pid}: is a launcher of another version ({running.who.version}), with other counters; "
-                f"ask with the launcher that it was started with"
-            )
-        while True:
-            _print_stats(running, is_json=args.json)
-            if args.watch is None or _wait_for_end(pidfd, args.watch):
-                return EXIT_FINE
+    with open_process(args.pid) as pidfd:
+        _show_stats(args.pid, pidfd, is_json=args.json)
+        while args.watch is not None and not wait_for_end(pidfd, args.watch):
             if not args.json:
                 print()
+            try:
+                _show_stats(args.pid, pidfd, is_json=args.json)  # found anew: its Guest may have restarted
+            except HasEnded:
+                break
+    return EXIT_FINE
 
 
 def stop(args: argparse.Namespace) -> int:
     """Have a Launcher stop as by ^C, or end it at once, and wait until it is gone."""
-    with open_one(args.pid) as (running, pidfd):
-        what = f"launcher {args.pid} (guest {running.who.guest})"
+    with open_process(args.pid) as pidfd:
+        with open_one(args.pid, pidfd) as running:
+            guest = running.who.guest
+        what = f"launcher {args.pid} (guest {guest})"
         signo = signal.SIGKILL if args.kill else signal.SIGTERM
         end = monotonic() + args.patience
         while True:
@@ -64,7 +63,7 @@ def stop(args: argparse.Namespace) -> int:
                 break
             except PermissionError as error:
                 raise UsageError(f"{what}: this user may not stop it; ask as its own user, or as root") from error
-            if _wait_for_end(pidfd, max(0.0, min(_AGAIN_S, end - monotonic()))):
+            if wait_for_end(pidfd, max(0.0, min(_AGAIN_S, end - monotonic()))):
                 break
             if monotonic() >= end:
                 remedy = "" if args.kill else "; --kill ends it at once"
@@ -86,6 +85,16 @@ def _row(one: Running) -> dict[str, object]:
         "wakes": counted.get("wakes"),
         "version": one.who.version,
     }
+
+
+def _show_stats(pid: int, pidfd: int, *, is_json: bool) -> None:
+    with open_one(pid, pidfd) as running:
+        if not running.is_countable:
+            raise UsageError(
+                f"process {pid}: is a launcher of another version ({running.who.version}), with other counters; "
+                f"ask with the launcher that it was started with"
+            )
+        _print_stats(running, is_json=is_json)
 
 
 def _print_stats(one: Running, *, is_json: bool) -> None:
@@ -134,13 +143,6 @@ def _time(seconds: float) -> str:
 def _escaped(text: str) -> str:
     # What a stranger says of itself reaches a terminal: one line without surprises.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _wait_for_end(pidfd: int, timeout_s: float) -> bool:
-    """Wait until the process has ended, or so long; return whether it has."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
 
 
 def _say(sentence: str) -> None:

@@ -15,10 +15,12 @@ import contextlib
 import fcntl
 import mmap
 import os
+import select
 import time
 from collections.abc import Iterator
 from ctypes import sizeof
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 from launcher import identity
@@ -57,6 +59,11 @@ COUNTERS = {
     "replaced": REPLACED,
 }
 """What there is to count, and where it stands."""
+
+PATIENCE_S = 5.0
+"""How long a page is waited for, of a Launcher that starts."""
+
+_AGAIN_S = 0.02  # nothing says when a page is there
 
 _LINK = f"/memfd:{NAME} (deleted)"  # as the kernel shows a memfd, which never had a name to delete
 
@@ -138,34 +145,62 @@ def find_all() -> Iterator[Found]:
                 running += [closing.enter_context(one) for one in _pages_of(pid)]
             except PermissionError:
                 has_skipped |= not _is_kernel_thread(pid)
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
         yield Found(sorted(running, key=lambda one: one.who.opened_ns), has_skipped)
 
 
-@contextlib.contextmanager
-def open_one(pid: int) -> Iterator[tuple[Running, int]]:
-    """Find the Launcher that has this pid; give it, and a pidfd of its process, which stands for no other ever.
+class HasEnded(UsageError):  # noqa: N818 - an event
+    """The process that was asked for has ended."""
 
-    Raises `UsageError` for a process that is not there, is no Launcher, or is not ours to look into.
+
+@contextlib.contextmanager
+def open_process(pid: int) -> Iterator[int]:
+    """Open a process, and give its pidfd, which stands for no other ever; raise `UsageError` when it is not there."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"process {pid}: is not there; see launcher ps") from error
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+@contextlib.contextmanager
+def open_one(pid: int, pidfd: int) -> Iterator[Running]:
+    """Find the Launcher that is this process; its pidfd was opened before, so what is found is of it, or of none.
+
+    A Launcher has no page while it starts, and one whose Guest restarts starts again and again: so of what was started
+    as a Launcher the page is waited for, a little. Raises `UsageError` for a process that is no Launcher or is not ours
+    to look into, `HasEnded` for one that is not there any more.
     """
+    end = monotonic() + PATIENCE_S
     with contextlib.ExitStack() as closing:
-        try:
-            pidfd = os.pidfd_open(pid)  # first: what is looked at after this is of this process, or of none
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"process {pid}: is not there; see launcher ps") from error
-        closing.callback(os.close, pidfd)
-        try:
-            pages = [closing.enter_context(one) for one in _pages_of(pid)]
-        except PermissionError as error:
-            raise UsageError(
-                f"process {pid}: this user may not look into it; ask as its own user, or as root"
-            ) from error
-        except OSError as error:
-            raise UsageError(f"process {pid}: has just ended") from error
-        if not pages:
-            raise UsageError(f"process {pid}: is no Launcher with a Guest; see launcher ps")
-        yield pages[0], pidfd
+        while True:
+            try:
+                pages = [closing.enter_context(one) for one in _pages_of(pid)]
+                is_coming = not pages and _is_started_as_launcher(pid)
+            except PermissionError as error:
+                raise UsageError(
+                    f"process {pid}: this user may not look into it; ask as its own user, or as root"
+                ) from error
+            except (FileNotFoundError, ProcessLookupError) as error:
+                raise HasEnded(f"process {pid}: has just ended") from error
+            if pages:
+                yield pages[0]
+                return
+            if wait_for_end(pidfd, _AGAIN_S if is_coming else 0):
+                raise HasEnded(f"process {pid}: has just ended")
+            if not is_coming or monotonic() > end:
+                raise UsageError(f"process {pid}: is no Launcher with a Guest; see launcher ps")
+
+
+def wait_for_end(pidfd: int, timeout_s: float) -> bool:
+    """Wait until the process has ended, or so long; return whether it has."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _pages_of(pid: int) -> Iterator[Running]:
@@ -205,6 +240,12 @@ def _innermost_pid(pid: int) -> int:
         if line.startswith("NSpid:"):
             return int(line.split()[-1])
     return pid  # a kernel without pid namespaces
+
+
+def _is_started_as_launcher(pid: int) -> bool:
+    """Whether its command line is that of `launcher run`. Anybody's may be: it is only waited for."""
+    args = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args)  # noqa: PTH119
 
 
 def _is_kernel_thread(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """scripts/calibrate: how often a duel is wrong on this machine, and how often it finds what is there.
 
 Three steps, each of which can be stopped and gone on with: a long recording (recording.py), a thousand virtual duels
-for each pair of arms out of it (calibration.py), and some real duels of the same arms. Then a table
-against the targets.
+for each pair of arms out of it (calibration.py), and some real duels of the same arms. Then a table against the
+targets.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from time import monotonic
 
 from launcher.bench import calibration, duel, recording, statistics
 from launcher.bench.cases import Case, get
+from launcher.bench.judge import what_is_broken
 from launcher.bench.receipts import NothingMeasured, Round, Writer, read
 from launcher.bench.recording import AGAIN, BASE, Arms
 from launcher.bench.rota import Rota
@@ -89,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
             case, rounds = get(name), stored.rounds
         try:
             if not was_interrupted:
-                _fight(case, arms, duels_path, args.real)
+                fight(case, arms, duels_path, args.real)
         except KeyboardInterrupt:
             was_interrupted = True
     _print_recording(arms, rounds, path)
@@ -157,6 +158,8 @@ def _print_recording(arms: Arms, rounds: list[Round], path: Path) -> None:
         f"{path}: {len(rounds)} rounds of {arms.rings} rings in {blocks} blocks, {seconds / 60:.1f} min, "
         f"{path.stat().st_size / 1e6:.1f} MB; A is {arms.wakers[BASE]} on {arms.engine}, p50 {arms.p50_ns / 1e3:.1f} us"
     )
+    for sentence in what_is_broken(rounds):
+        print(f"  broken, and its block left out: {sentence}")
     for arm in list(arms.wakers)[1:]:
         found, interval = recording.achieved(rounds, arm)
         print(
@@ -190,7 +193,7 @@ def _virtual(rounds: list[Round], duels: int) -> Iterator[Row]:
             yield Row(head, "virtual", duels, regressed, rates.bounds(Outcome.REGRESSED), rates.outcomes, remark)
 
 
-def _fight(case: Case, arms: Arms, path: Path, wanted: int) -> None:
+def fight(case: Case, arms: Arms, path: Path, wanted: int, seconds: float = duel.DEFAULT_SECONDS) -> None:
     """Fight real duels, one line of JSON each, until there are so many of each pair."""
     sides = {side.name: side for side in arms.rota(case).sides}
     done = Counter(line["head"] for line in _lines(path))
@@ -200,19 +203,19 @@ def _fight(case: Case, arms: Arms, path: Path, wanted: int) -> None:
                 if done[head] > number:
                     continue
                 tell(f"real duel {number + 1} of {wanted}: {head} against A")
-                line = _fight_one(
-                    Rota(case, [sides[BASE], sides[head], sides[BASE].again()], arms.rings, random.randrange(1 << 31)),
-                    head,
-                )
+                # A' is an arm of its own here, so the control is A''.
+                arms_of_it = [sides[BASE], sides[head], sides[BASE].again().again()]
+                rota = Rota(case, arms_of_it, arms.rings, random.randrange(1 << 31))
+                line = _fight_one(rota, head, seconds)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _append(path, json.dumps(line, allow_nan=False))
 
 
-def _fight_one(rota: Rota, head: str) -> dict[str, object]:
+def _fight_one(rota: Rota, head: str, seconds: float) -> dict[str, object]:
     began_s, rounds = monotonic(), list[Round]()
-    plan = duel.begin(rota, Settings(), duel.DEFAULT_SECONDS, rounds.append)
+    plan = duel.begin(rota, Settings(), seconds, rounds.append)
     if not rounds:
-        duel.fight(rota, plan, rounds.append, began_s + duel.DEFAULT_SECONDS)
+        duel.fight(rota, plan, rounds.append, began_s + seconds)
     verdict = plan.judge(rounds)
     took_s = round(monotonic() - began_s, 1)
     return {

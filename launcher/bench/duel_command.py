@@ -52,7 +52,7 @@ def show(path: Path, args: argparse.Namespace) -> int:
         delta=plan.delta if args.delta is None else args.delta / 100,
         alpha=plan.alpha if args.alpha is None else args.alpha / 100,
     )
-    return report(plan.judge(stored.rounds), plan, args, replay_of(stored.run.command, plan.seed), path)
+    return report(plan.judge(stored.rounds), plan, args, replay_command(stored.run.command, plan.seed), path)
 
 
 def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
@@ -71,22 +71,6 @@ def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, 
     return verdict.exit_code
 
 
-def replay_of(command: str, seed: int) -> str:
-    """Return the command that fights this duel again: by its seed, and into a file of its own."""
-    try:
-        words = iter(shlex.split(command))
-    except ValueError:  # a foreign file's
-        return command
-    kept = []
-    for word in words:
-        if word == "-o" or (word.startswith("--o") and "=" not in word):
-            next(words, None)
-        elif not word.startswith(("-o", "--o")):
-            kept.append(word)
-    is_seeded = any(word == "--seed" or word.startswith("--seed=") for word in kept)
-    return shlex.join(kept if is_seeded else [*kept, "--seed", str(seed)])
-
-
 def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
     """Return the command that says more than this one did."""
     if verdict.outcome == BROKEN:
@@ -98,6 +82,18 @@ def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
     if verdict.outcome == Outcome.REGRESSED:
         return f"launcher bench --case {plan.case} --stages"
     return shlex.join(["launcher", "export", str(path), "--format", "benchfmt"])
+
+
+def replay_command(command: str, seed: int) -> str:
+    """Return the command that rings all alike once more; where it wrote to is taken by then."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-o", "--output")
+    parser.add_argument("--seed")
+    try:
+        _, kept = parser.parse_known_args(shlex.split(command))
+    except (ValueError, argparse.ArgumentError):  # of a file that somebody else wrote
+        kept = ["launcher", "duel"]
+    return shlex.join([*kept, "--seed", str(seed)])
 
 
 def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> tuple[Side, Side]:
@@ -135,6 +131,8 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
     rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS
     path = Path(args.output) if args.output else receipts.default_path(KIND)
+    if path.exists():
+        raise UsageError(f"{path} is there already; name another file, or remove it")
     command = shlex.join(["launcher", *sys.argv[1:]])
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
     rounds: list[Round] = []
@@ -169,7 +167,7 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED
     say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
-    code = report(plan.judge(rounds), plan, args, replay_of(command, seed), path)
+    code = report(plan.judge(rounds), plan, args, replay_command(command, seed), path)
     if was_interrupted:
         say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED
@@ -191,7 +189,4 @@ def _create(path: Path, plan: Plan, command: str, head: Side, base: Side) -> rec
         "head_git": provenance.revision(head.tree),
         KIND: plan.to_json(),
     }
-    try:
-        return receipts.Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))
-    except FileExistsError:
-        raise UsageError(f"{path} is there already; name another file, or remove it") from None
+    return receipts.Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))

@@ -107,22 +107,7 @@ def main(*, seconds: float | None, is_json: bool) -> int:
     rota = Rota(case, sides, choose_rings(case, sides), random.randrange(1 << 31))
     limit_s = seconds or DEFAULT_SECONDS
     say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
-    rounds: list[Round] = []
-    command = shlex.join(["launcher", *sys.argv[1:]])
-    run = Run(command, "doctor", provenance.host(rota.seed), datetime.now(UTC).isoformat(timespec="seconds"))
-    path = receipts.default_path("doctor")
-    was_interrupted = False
-    with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
-        began_s, block = monotonic(), 0
-        try:
-            while monotonic() < began_s + limit_s:
-                for round_ in rota.block(block, lambda block, side: tell(f"block {block + 1}: {side.name}")):
-                    writer.write(round_)
-                    rounds.append(round_)
-                block += 1
-        except KeyboardInterrupt:
-            was_interrupted = True
-    say(f"{len(rounds)} rounds are in {path}")
+    rounds, was_interrupted = _record(rota, limit_s)
     if broken := what_is_broken(rounds):
         say(f"broken: {broken[0]}; next: launcher check")
         return EXIT_BROKEN_RULE
@@ -137,6 +122,27 @@ def main(*, seconds: float | None, is_json: bool) -> int:
     if was_interrupted:
         return EXIT_INTERRUPTED
     return EXIT_FINE if found.is_fit else EXIT_UNDECIDED
+
+
+def _record(rota: Rota, seconds: float) -> tuple[list[Round], bool]:
+    """Run whole blocks for so many seconds; return the rounds, and whether somebody had enough before the end."""
+    rounds: list[Round] = []
+    command = shlex.join(["launcher", *sys.argv[1:]])
+    run = Run(command, "doctor", provenance.host(rota.seed), datetime.now(UTC).isoformat(timespec="seconds"))
+    path = receipts.default_path("doctor")
+    was_interrupted = False
+    with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
+        end_s, block = monotonic() + seconds, 0
+        try:
+            while monotonic() < end_s:
+                for round_ in rota.block(block, lambda number, side: tell(f"block {number + 1}: {side.name}")):
+                    writer.write(round_)
+                    rounds.append(round_)
+                block += 1
+        except KeyboardInterrupt:
+            was_interrupted = True
+    say(f"{len(rounds)} rounds are in {path}")
+    return rounds, was_interrupted
 
 
 def examine(rounds: list[Round]) -> Report | None:
@@ -160,9 +166,19 @@ def examine(rounds: list[Round]) -> Report | None:
         duels=sum(outcomes.values()),
         windows=windows,
         window_blocks=window,
-        in_windows=calibration.smallest_found(recorded, *arms, blocks=window, duels=min(windows, _VIRTUAL)),
+        in_windows=_smallest_in_windows(recorded, window, min(windows, _VIRTUAL)),
         fitness=[_fitness(recorded, p, rounds) for p in next(iter(recorded.logs.values()))],
     )
+
+
+def _smallest_in_windows(recorded: calibration.Recording, blocks: int, duels: int) -> float | None:
+    """Return the slowdown that windows find whichever of two arms is slowed: one is always the faster, by chance."""
+    one, other, control = recorded.logs
+    found = [
+        calibration.smallest_found(recorded, base, head, control, blocks=blocks, duels=duels)
+        for base, head in ((one, other), (other, one))
+    ]
+    return None if None in found else max(slowdown for slowdown in found if slowdown is not None)
 
 
 def print_report(report: Report) -> None:

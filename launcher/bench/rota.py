@@ -46,6 +46,11 @@ class Rota:
     patience_s: float = PATIENCE_S
     _breaks: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        names = [side.name for side in self.sides]
+        if len(set(names)) < len(names):  # the rounds of two arms would be taken for one's
+            raise ValueError(f"two arms have one name: {', '.join(names)}")
+
     def block(self, number: int, tell: Tell = tell_nobody) -> Iterator[Round]:
         """Run the rounds of one block, and yield each as it ends; raises what `run_round` raises, with whose it is."""
         lot = random.Random(f"{self.seed}:{number}")

@@ -40,7 +40,9 @@ from __future__ import annotations
 import sys
 import threading
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import proxy
 
 from launcher.api import Boot, Broken, Died, Exit, Notify, Restart, Segments, Shutdown
 from launcher.engines import i386
@@ -128,7 +130,7 @@ class UnicornVcpu:
         self._is_broken = breaker.is_set
         self._pending = 0  # one bit per irq
         self._is_halted = False
-        self._waited_for_shadow = False
+        self._block_end: int | None = None  # of the block that ran last, where that is known and matters
         self._left: Exit | _Stop | _Exception | None = None
         self._outside: str | None = None  # what the Guest did past its memory
         self._raised: BaseException | None = None
@@ -164,17 +166,17 @@ class UnicornVcpu:
 
     def close(self) -> None:
         """Give the emulator back; once closed, closing again does nothing."""
-        uc, self._uc = self._uc, None
-        if uc is not None:
-            for hook in self._hooks:
-                uc.hook_del(hook)  # each holds the emulator, which holds it: only the collector would free them
+        if self._uc is not None:
+            self._uc = None
+            # What holds us, and is not collected yet, is to keep none of these (see _add_hooks).
+            del self._memory, self._breaker, self._is_broken
 
     # ---- Into the Guest, and out of it ----
 
     def _go_on(self) -> Exit | None:
         """Run the Guest until a hook stops it or it halts; None says: nothing for the Launcher."""
         uc = self._emulator
-        self._left = self._outside = self._raised = None
+        self._left = self._outside = self._raised = self._block_end = None
         # What a signal's handler raises before a hook's first line is nobody's: ctypes shows it here and goes on.
         self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         try:
@@ -196,19 +198,25 @@ class UnicornVcpu:
         assert not isinstance(left, _Stop)
         return left
 
-    def _look(self, _uc: Uc, address: int, _size: int, _data: object) -> None:
+    def _look(self, _uc: Uc, address: int, size: int, _data: object) -> None:
         """Stop the Guest before this block, if there is a reason to."""
         if self._left is not None:
             return  # a hypercall that ended its block comes first
         if self._is_broken():
             self._stop(_BROKEN)
-        elif self._pending and self._lets_interrupts_in() and not self._is_in_shadow(address):
-            self._stop(_Stop.INTERRUPT)
+        elif self._pending:
+            if self._lets_interrupts_in() and not self._is_in_shadow(address):
+                self._stop(_Stop.INTERRUPT)
+            else:
+                self._block_end = address + size
 
     def _is_in_shadow(self, address: int) -> bool:
-        # One block and no more: unicorn makes it one instruction long there, and a byte may have been mistaken.
-        self._waited_for_shadow = not self._waited_for_shadow and i386.may_be_in_shadow(self._memory, address)
-        return self._waited_for_shadow
+        """Whether what ran last may have kept interrupts out for one instruction, which is all of this block then.
+
+        A byte may be mistaken for such an instruction, but only where the block before went on into this one: that no
+        Guest can do for ever without a jump.
+        """
+        return self._block_end in (None, address) and i386.may_be_in_shadow(self._memory, address)
 
     def _on_out(self, _uc: Uc, port: int, size: int, value: int, _data: object) -> None:
         self._stop(self._hypercall(port, size, value & _LOW_32))
@@ -359,10 +367,11 @@ class UnicornVcpu:
     def _add_hooks(self, uc: Uc) -> None:
         unicorn, x86 = self._unicorn, self._x86
         anywhere = (None, 1, 0)
-        self._hooks = [
-            uc.hook_add(unicorn.UC_HOOK_BLOCK, self._look),
-            uc.hook_add(unicorn.UC_HOOK_INSN, self._on_out, *anywhere, x86.UC_X86_INS_OUT),
-            uc.hook_add(unicorn.UC_HOOK_INSN, self._on_in, *anywhere, x86.UC_X86_INS_IN),
-            uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception),
-            uc.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._on_unmapped),
-        ]
+        # Unicorn makes a callback by ctypes.cast, which leaves a cycle that the collector alone frees. In it is whoever
+        # adds the hook: were that the emulator itself, a gigabyte of addresses would stay until then.
+        add = partial(type(uc).hook_add, proxy(uc))
+        add(unicorn.UC_HOOK_BLOCK, self._look)
+        add(unicorn.UC_HOOK_INSN, self._on_out, *anywhere, x86.UC_X86_INS_OUT)
+        add(unicorn.UC_HOOK_INSN, self._on_in, *anywhere, x86.UC_X86_INS_IN)
+        add(unicorn.UC_HOOK_INTR, self._on_exception)
+        add(unicorn.UC_HOOK_MEM_UNMAPPED, self._on_unmapped)

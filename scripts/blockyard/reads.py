@@ -73,7 +73,7 @@ def measure(disk: Path, name: str, io: str, depth: int, count: int, seed: int) -
         return True
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "launcher", "run", "--engine=python", f"--waker={name}"),
+            *(sys.executable, "-m", "launcher", "run", "--engine=python", "--timeout=60", f"--waker={name}"),
             *(f"--block=ro:{disk}", f"--block-io={io}", str(Path(__file__).with_name("reader.py"))),
             *(str(depth), str(count), str(seed)),
         ],

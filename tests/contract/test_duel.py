@@ -133,6 +133,14 @@ def test_what_cannot_be_is_refused_in_one_sentence(args: Sequence[str], code: in
     assert words in only_sentence(done.stderr)
 
 
+def test_doctor_aa_that_was_too_short_says_so(tmp_path: Path) -> None:
+    done = run_launcher("doctor", "--aa", "--seconds", "0.1", env=environment(XDG_STATE_HOME=str(tmp_path)))
+    assert done.returncode == 5, done.stderr
+    assert b"give it more --seconds" in done.stderr.splitlines()[-1]
+    (path,) = tmp_path.rglob("doctor-*.jsonl")
+    assert rounds_in(path) == 6
+
+
 # ---- Against an earlier revision ----
 
 

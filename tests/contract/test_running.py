@@ -156,6 +156,24 @@ def test_watching_goes_on_until_it_has_ended() -> None:
             assert watching.wait(PATIENCE_S) == 0
 
 
+def test_a_guest_that_restarts_for_ever_is_found_watched_and_stopped_at_any_moment() -> None:
+    """Half of the time there is no machine to look into."""
+    with session("run", "--engine=python", "--waker=thread/select", "restart", "for ever") as at:
+        at.wait_until_it_runs()
+        pid = at.process.pid
+        with subprocess.Popen(
+            [*LAUNCHER, "stats", str(pid), "--watch=0.01", "--json"], stdout=subprocess.PIPE, env=environment()
+        ) as watching:
+            assert watching.stdout is not None
+            lives = set()
+            while len(lives) < 4:
+                lives.add(json.loads(watching.stdout.readline())["restarts"])
+            assert run_launcher("stop", str(pid)).returncode == 0
+            assert at.finish() == 130
+            watching.stdout.read()
+            assert watching.wait(PATIENCE_S) == 0
+
+
 def test_without_json_it_says_who_and_has_a_line_for_each_device() -> None:
     with session("run", "--engine=python", "--rng", "idle") as at:
         at.wait_until_it_runs()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from select import POLLIN, poll
 
+import pytest
+
 from launcher.devices.blockio import Job, Kind
 from launcher.devices.blockio.thread import ThreadIO
-from launcher.devices.disk import open_disk
+from launcher.devices.blockio.uring import UringIO
+from launcher.devices.disk import Disk, open_disk
+from shared import uring
 from shared.chain import Chain
 from tests.support.disks import SECTOR, make_disk
 from tests.support.fds import no_new_fds
@@ -56,3 +64,47 @@ def test_what_is_done_is_handed_over_while_the_next_one_hangs(tmp_path: Path) ->
         assert [is_done for _, is_done in io.take()] == [True]
         assert io.close()
         disk.close()
+
+
+@contextmanager
+def pipe_as_disk() -> Iterator[tuple[Disk, int]]:
+    """A disk that answers when the other end, which comes with it, is written to; and in pieces as they come."""
+    if reason := uring.missing():
+        pytest.skip(reason)
+    reader, writer = os.pipe()
+    try:
+        yield Disk("pipe", reader, 2 * SECTOR, is_read_only=False, is_regular=False), writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def read_job(view: bytearray) -> Job:
+    return Job(Kind.READ, 0, [memoryview(view)], len(view), Chain(0, [], []))
+
+
+def test_a_close_of_a_ring_gives_up_what_hangs_in_it_and_the_next_one_finds_it_done() -> None:
+    with no_new_fds(), pipe_as_disk() as (disk, writer):
+        io = UringIO(disk)
+        room = bytearray(2 * SECTOR)
+        io.submit([read_job(room)])  # and comes back
+        assert io.take() == []
+        os.write(writer, b"a" * SECTOR)
+        assert not io.close(patience_s=0.01), "half of it is missing yet"
+        os.write(writer, b"b" * SECTOR)
+        assert io.close(PATIENCE_S)
+        assert room == b"a" * SECTOR + b"b" * SECTOR
+
+
+def test_a_cancel_of_a_ring_comes_back_when_nobody_will_touch_a_buffer_any_more() -> None:
+    with no_new_fds(), pipe_as_disk() as (disk, writer):
+        io = UringIO(disk)
+        room = bytearray(SECTOR)
+        io.submit([read_job(room)])
+        helper = threading.Thread(target=os.write, args=(writer, b"a" * SECTOR))
+        helper.start()
+        io.cancel()
+        assert room == b"a" * SECTOR
+        assert io.take() == []
+        helper.join()
+        assert io.close()

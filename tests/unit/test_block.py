@@ -271,6 +271,19 @@ def test_a_reset_waits_for_what_is_under_way_and_the_next_driver_is_served(
         assert driver.read(2) == (BLK_S_OK, path.read_bytes()[2 * SECTOR : 3 * SECTOR])
 
 
+def test_after_a_reset_nobody_hears_of_what_was_asked_before(open_driver: Callable[..., Driver], path: Path) -> None:
+    driver = open_driver()
+    os.truncate(path, 8 * SECTOR)
+    driver.ask(BLK_T_OUT, 9, b"x" * SECTOR)  # refused before the ring has it: nothing else is to be waited for
+    driver.kick()
+    driver.device.reset()
+    driver.pair.device.reset()
+    driver.begin()
+    driver.device.on_ready(driver.source)
+    assert driver.pair.device.used_idx == 0
+    assert driver.read(1) == (BLK_S_OK, path.read_bytes()[SECTOR : 2 * SECTOR])
+
+
 def test_a_close_with_requests_under_way_leaves_nothing_open(memory: GuestMemory, path: Path, io_name: str) -> None:
     with no_new_fds():
         for _ in range(20):

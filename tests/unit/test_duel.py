@@ -121,20 +121,6 @@ def test_a_lost_wake_up_is_named_with_what_replays_it(tmp_path: Path, capsys: py
     assert shown.splitlines()[-1] == "next: launcher duel A B --seed 7"
 
 
-@pytest.mark.parametrize(
-    ("command", "again"),
-    [
-        ("launcher duel A B -o one.jsonl --json", "launcher duel A B --json --seed 7"),
-        ("launcher duel A B -oone.jsonl --pin free", "launcher duel A B --pin free --seed 7"),
-        ("launcher duel A B --output=one.jsonl", "launcher duel A B --seed 7"),
-        ("launcher duel A B --output 'one two' --seed 7", "launcher duel A B --seed 7"),
-        ("launcher duel 'A", "launcher duel 'A"),
-    ],
-)
-def test_what_replays_a_duel_does_not_write_into_its_file(command: str, again: str) -> None:
-    assert duel_command.replay_of(command, 7) == again
-
-
 def test_stored_receipts_can_be_judged_by_another_delta(tmp_path: Path) -> None:
     path = store(tmp_path / "duel.jsonl", rounds_of(0.05))
     assert cli.main(["duel", "--show", str(path)]) == 2
@@ -200,12 +186,21 @@ def test_the_plan_is_in_the_receipts_as_it_was(tmp_path: Path) -> None:
     assert duel.plan_of(read(store(tmp_path / "duel.jsonl", rounds_of(0.0)))) == PLAN
 
 
+def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
+    for command in ("launcher duel A B -o x.jsonl", "launcher duel A B --output=x.jsonl --seed 5", "launcher duel A B"):
+        assert duel_command.replay_command(command, 7) == "launcher duel A B --seed 7"
+    assert duel_command.replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
+    assert duel_command.replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
+
+
 # ---- When a duel ends ----
 
 
 def test_a_clear_difference_ends_a_duel_at_a_look_before_its_end() -> None:
     kept = fought(rounds_of(0.5))
     assert len(kept) in [end * 6 for end in PLAN.ends[:-1]]
+    # And not before one break in 10,000 would have come to light.
+    assert sum(round_.counts["sent"] for round_ in kept if round_.arm == "B") >= 10_000
 
 
 def test_what_cannot_be_told_is_measured_to_the_end_of_the_plan() -> None:

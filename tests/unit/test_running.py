@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from launcher import identity, others
+from launcher import running as running_module
 from launcher.config import RunConfig
-from launcher.running import find_all, open_one
+from launcher.running import HasEnded, find_all, open_one, open_process
 from shared.errors import UsageError
 from shared.page import NAME, SIZE, Page
 from shared.structs import Identity
 from tests.support.fds import no_new_fds
+from tests.support.sessions import environment
 
 
 def introduced(page: Page, **more: Any) -> None:
@@ -86,7 +93,7 @@ def test_what_is_too_short_or_not_sealed_is_not_mapped(size: int) -> None:
 def test_what_a_stranger_calls_itself_is_shown_in_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     with Page.create() as page:
         introduced(page, image="\x1b[2Jecho\n\u202e")
-        with open_one(os.getpid()) as (running, _):
+        with open_process(os.getpid()) as pidfd, open_one(os.getpid(), pidfd) as running:
             others._print_stats(running, is_json=False)
     assert capsys.readouterr().out.startswith("guest \\x1b[2Jecho\\n\\u202e, engine python, ")
 
@@ -122,5 +129,86 @@ def test_a_launcher_of_another_version_is_found_but_not_counted() -> None:
 @pytest.mark.parametrize("pid", [0, -1, 1 << 22 | 1, 1 << 70])
 def test_a_pid_that_is_nobodys_is_said_to_be(pid: int) -> None:
     with pytest.raises(UsageError, match=rf"^process {pid}: is not there; see launcher ps$"):
-        with no_new_fds(), open_one(pid):
+        with no_new_fds(), open_process(pid):
             pass
+
+
+# ---- One that has no page yet ----
+
+LATE = """
+import sys
+from launcher import identity
+from launcher.config import RunConfig
+from shared.page import Page
+sys.stdin.readline()
+page = Page.create()
+identity.introduce(page, RunConfig(image="late"), "python")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def late(*args: str) -> Iterator[subprocess.Popen[str]]:
+    """Start what makes its page when it is told to, by a line, and says so by another."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LATE, *args], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_page_of_a_launcher_that_starts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with late("/some/launcher", "run") as process, open_process(process.pid) as pidfd:
+
+        def tell_it(_pidfd: int, _timeout_s: float) -> bool:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return not process.stdout.readline()
+
+        monkeypatch.setattr(running_module, "wait_for_end", tell_it)
+        with no_new_fds(), open_one(process.pid, pidfd) as running:
+            assert running.who.guest == "late"
+
+
+def test_one_that_ends_before_it_has_a_page_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with late("launcher", "run") as process, open_process(process.pid) as pidfd:
+        wait = running_module.wait_for_end
+
+        def end_it(pidfd: int, _timeout_s: float) -> bool:
+            process.kill()
+            return wait(pidfd, 60)
+
+        monkeypatch.setattr(running_module, "wait_for_end", end_it)
+        with pytest.raises(HasEnded, match=r"^process \d+: has just ended$"):
+            with no_new_fds(), open_one(process.pid, pidfd):
+                pass
+
+
+@pytest.mark.parametrize("args", [("launcher", "bench"), ("run",), ("xlauncher", "run")])
+def test_what_was_not_started_as_a_launcher_is_not_waited_for(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_module, "PATIENCE_S", 1e9)
+    with late(*args) as process, open_process(process.pid) as pidfd:
+        with pytest.raises(UsageError, match="is no Launcher with a Guest"):
+            with open_one(process.pid, pidfd):
+                pass
+
+
+def test_no_fd_left_to_look_with_is_not_taken_for_nobody_there() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Page.create() as page:
+        introduced(page)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))  # for a folder, or a page
+        try:
+            with pytest.raises(OSError, match="Too many open files"), find_all():
+                pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ from shared.errors import CannotRunError, UsageError
 from shared.memory import GuestMemory
 from shared.page import Page
 from tests.support.breakers import open_breaker
-from tests.support.machine_code import CODE, HLT, SPIN, STI, UD2, mov_eax, out, place, take_interrupts
+from tests.support.machine_code import CLI, CODE, HLT, SPIN, STI, UD2, mov_eax, out, place, take_interrupts
 from tests.support.sessions import environment, run_launcher
 from tests.support.threads import beside
 from tests.support.until import until
@@ -195,6 +196,38 @@ def test_no_interrupt_comes_in_the_shadow_of_sti(boot: BootCode, memory: GuestMe
     vcpu.interrupt(4)
     assert vcpu.run() == Notify(FIRST_VECTOR + 4)
     assert memory.view(0x8000, 1)[0] == 1  # after one instruction, and before the next
+
+
+@pytest.mark.parametrize("code", [CLI + STI, CLI + b"\xeb\x00" + STI], ids=["one block", "two blocks"])
+def test_what_looked_like_a_shadow_hides_no_true_one(code: bytes, boot: BootCode, memory: GuestMemory) -> None:
+    begin = take_interrupts(memory, PORT_NOTIFY) + STI + b"\x90" + out(PORT_NOTIFY, 1)
+    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
+    vcpu = boot(begin + code + store + out(PORT_NOTIFY, 2))
+    assert vcpu.run() == Notify(1)
+    memory.view(CODE + len(begin) - 1, 1)[:] = STI  # as the last byte of a longer instruction may be
+    vcpu.interrupt(4)
+    assert vcpu.run() == Notify(FIRST_VECTOR + 4)
+    assert memory.view(0x8000, 1)[0] == 1  # were it a HLT: an interrupt before it is one that it waits for in vain
+
+
+def test_a_break_in_the_shadow_does_not_end_it(boot: BootCode, memory: GuestMemory, breaker: Breaker) -> None:
+    tables = take_interrupts(memory, PORT_NOTIFY)
+    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
+    vcpu = boot(tables + STI + store + out(PORT_NOTIFY, 1))
+    looks = 0
+
+    def break_at_the_second_block() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks == 3  # the first is run()'s own
+
+    vcpu._breaker = SimpleNamespace(is_set=break_at_the_second_block)  # type: ignore[attr-defined]
+    assert vcpu.run() == Broken()
+    vcpu._breaker = breaker  # type: ignore[attr-defined]
+    assert memory.view(0x8000, 1)[0] == 0
+    vcpu.interrupt(4)
+    assert vcpu.run() == Notify(FIRST_VECTOR + 4)
+    assert memory.view(0x8000, 1)[0] == 1
 
 
 def test_a_block_that_looks_like_a_shadow_each_time_lets_an_interrupt_in(boot: BootCode, memory: GuestMemory) -> None:
