@@ -81,6 +81,23 @@ def test_a_stored_calibration_is_judged_without_measuring(tmp_path: Path, capsys
     assert len(rows) == 4 + 1  # and the heading
 
 
+@pytest.mark.parametrize("more", [("--minutes", "90", "--real", "0"), ("--minutes", "0", "--real", "1")])
+def test_a_recording_of_another_machine_is_read_and_not_gone_on_with(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "calibration.jsonl"
+    recorded(path)
+    head, rest = path.read_bytes().split(b"\n", 1)
+    cpu = json.loads(head)["run"]["host"]["cpu"]
+    stranger = head.replace(json.dumps(cpu).encode(), b'"of somebody else"') + b"\n" + rest
+    path.write_bytes(stranger)
+    assert calibrate.main([*more, "--duels", "5", "-o", str(tmp_path / "calibration")]) == 1
+    assert "was begun on another machine (cpu: of somebody else and" in capsys.readouterr().err
+    assert path.read_bytes() == stranger
+    args = ["--minutes", "0", "--real", "0", "--duels", "5", "-o", str(tmp_path / "calibration")]
+    assert calibrate.main(args) == 0
+
+
 def test_a_recording_is_begun_and_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "calibration.jsonl"
     side = Side("A", "python", "spin/direct", {**get("wake").defaults(), "warmup": 0})
