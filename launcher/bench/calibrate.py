@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from launcher.bench import calibration, duel, recording, statistics
+from launcher.bench import calibration, duel, hosts, provenance, recording, statistics
 from launcher.bench.cases import Case, get
 from launcher.bench.judge import what_is_broken
-from launcher.bench.receipts import NothingMeasured, Round, Writer, read
+from launcher.bench.receipts import NothingMeasured, Receipts, Round, Writer, read
 from launcher.bench.recording import AGAIN, BASE, Arms
 from launcher.bench.rota import Rota
 from launcher.bench.sides import parse
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
     was_interrupted = False
     with terminated_as_interrupted():
         try:
-            case, arms, rounds = _record(path, args)
+            case, arms, rounds = _record(path, duels_path, args)
         except KeyboardInterrupt:
             if not path.exists():
                 raise
@@ -125,13 +125,15 @@ def _parser() -> argparse.ArgumentParser:
 # ---- The recording ----
 
 
-def _record(path: Path, args: argparse.Namespace) -> tuple[Case, Arms, list[Round]]:
+def _record(path: Path, duels_path: Path, args: argparse.Namespace) -> tuple[Case, Arms, list[Round]]:
     """Begin or go on with the recording until it is long enough."""
     with progress() as tell:
         if path.exists():
             writer, stored = Writer.resume(path)
             name, arms = recording.arms_of(stored)
             case, rounds = get(name), stored.rounds
+            if _left_s(rounds, args) > 0 or any(_fought(duels_path)[head] < args.real for head in TARGETS):
+                _expect_this_machine(stored)
         else:
             case, rounds = get(args.case), []
             side = parse(case, args.waker, args.engine, args.set or ())
@@ -140,15 +142,27 @@ def _record(path: Path, args: argparse.Namespace) -> tuple[Case, Arms, list[Roun
             )
             writer = recording.create(path, case, arms, shlex.join(["scripts/calibrate", *sys.argv[1:]]))
         with writer:
-            left_s = args.minutes * 60 - sum(round_.duration_ns for round_ in rounds) / 1e9
             recording.go_on(
                 arms.rota(case),
                 writer,
                 rounds,
-                left_s,
+                _left_s(rounds, args),
                 lambda block, side: tell(f"recording block {block}: {side.name}"),
             )
     return case, arms, rounds
+
+
+def _left_s(rounds: list[Round], args: argparse.Namespace) -> float:
+    return float(args.minutes * 60 - sum(round_.duration_ns for round_ in rounds) / 1e9)
+
+
+def _expect_this_machine(stored: Receipts) -> None:
+    """Raise `LabError` when the recording is another machine's: the delays in it are shares of the p50 of that one."""
+    if apart := hosts.decisive_differences(stored.run.host, provenance.host(0)):
+        raise LabError(
+            f"{stored.path} was begun on another machine ({'; '.join(apart)}) and can only be read here, "
+            "with --minutes 0 --real 0; name another file with -o to calibrate this one"
+        )
 
 
 def _print_recording(arms: Arms, rounds: list[Round], path: Path) -> None:
@@ -196,7 +210,7 @@ def _virtual(rounds: list[Round], duels: int) -> Iterator[Row]:
 def fight(case: Case, arms: Arms, path: Path, wanted: int, seconds: float = duel.DEFAULT_SECONDS) -> None:
     """Fight real duels, one line of JSON each, until there are so many of each pair."""
     sides = {side.name: side for side in arms.rota(case).sides}
-    done = Counter(line["head"] for line in _lines(path))
+    done = _fought(path)
     with progress() as tell:
         for number in range(wanted):
             for head in TARGETS:
@@ -239,6 +253,11 @@ def _real(path: Path) -> Iterator[Row]:
             remark = f"the longest took {longest_s:.0f} s" + ("" if longest_s <= MOST_SECONDS else ": TOO LONG")
             bounds = statistics.share_bounds(regressed, len(mine))
             yield Row(head, "real", len(mine), regressed, bounds, outcomes, remark)
+
+
+def _fought(path: Path) -> Counter[str]:
+    """Return how many real duels of each pair are in the file."""
+    return Counter(line["head"] for line in _lines(path))
 
 
 def _append(path: Path, line: str) -> None:

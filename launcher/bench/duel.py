@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any
 
 from launcher.bench import looks, pairs
+from launcher.bench.cases import get
 from launcher.bench.crew import ROOT, ArmFailed
 from launcher.bench.judge import Verdict, judge, what_is_broken
 from launcher.bench.receipts import Receipts, ReceiptsError, Round
@@ -67,7 +68,8 @@ class Plan:
 
     def judge(self, rounds: list[Round]) -> Verdict:
         """Judge what there is."""
-        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds))
+        is_timed = get(self.case).is_timed
+        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds), is_timed=is_timed)
         done = len({round_.block for round_ in rounds})
         if done < self.blocks and not verdict.is_settled:
             note = f"{done} of {self.blocks} planned blocks were measured: alpha is spent in that proportion"
@@ -97,6 +99,16 @@ def plan_of(receipts: Receipts) -> Plan:
     if fields["blocks"] < 1 or not (0 < fields["delta"] <= 1 and 0 < fields["alpha"] <= 1):
         raise ReceiptsError(f"{receipts.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
     return Plan(**fields)
+
+
+def expect_of(plan: Plan, receipts: Receipts) -> None:
+    """Raise `ReceiptsError` when there are rounds in the file that the plan does not have."""
+    for round_ in receipts.rounds:
+        where = f"{receipts.path}: block {round_.block}, position {round_.position}"
+        if round_.case != plan.case:
+            raise ReceiptsError(f"{where} is of case {round_.case}, and the duel is of {plan.case}")
+        if not 0 <= round_.block < plan.blocks:
+            raise ReceiptsError(f"{where} is none of the {plan.blocks} blocks of its plan")
 
 
 def try_out(rota: Rota, tell: Tell = tell_nobody) -> tuple[list[Round], float]:
@@ -146,7 +158,7 @@ def choose_blocks(block_s: float, seconds: float) -> int:
 def fight(rota: Rota, plan: Plan, keep: Callable[[Round], object], deadline_s: float, tell: Tell = tell_nobody) -> None:
     """Run block after block until a look settles it, the plan is at its end, or the clock; `keep` is given each round.
 
-    A lost wake-up or a round that dies settles it at once. Raises what `run_round` raises.
+    A lost wake-up or a round that dies settles it at once. Raises `DoesNotStart` for an arm that no longer does.
     """
     rounds: list[Round] = []
     longest_s = 0.0
@@ -154,11 +166,14 @@ def fight(rota: Rota, plan: Plan, keep: Callable[[Round], object], deadline_s: f
         began_s = monotonic()
         if block and began_s + longest_s > deadline_s:
             return
-        for round_ in rota.block(block, tell):
-            keep(round_)
-            rounds.append(round_)
-            if what_is_broken([round_]):
-                return
+        try:
+            for round_ in rota.block(block, tell):
+                keep(round_)
+                rounds.append(round_)
+                if what_is_broken([round_]):
+                    return
+        except (ArmFailed, CannotRunError) as reason:
+            raise DoesNotStart(f"{reason} (block {block} of the duel; before, it did start)") from None
         longest_s = max(longest_s, monotonic() - began_s)
         is_enough = 2 * (block + 1) * rota.rings >= ENOUGH_RINGS or not rota.case.is_rung
         if block + 1 in plan.ends and is_enough and plan.judge(rounds).is_settled:

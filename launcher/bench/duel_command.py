@@ -46,6 +46,7 @@ def show(path: Path, args: argparse.Namespace) -> int:
     for note in stored.notes:
         say(note)
     plan = duel.plan_of(stored)
+    duel.expect_of(plan, stored)
     plan = replace(
         plan,
         delta=plan.delta if args.delta is None else args.delta / 100,
@@ -158,6 +159,10 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                     duel.fight(rota, plan, keep, began_s + seconds, show_where)
         except KeyboardInterrupt:
             was_interrupted = True
+        except duel.DoesNotStart:
+            if rounds:
+                say(f"the {len(rounds)} rounds before are in {path}")
+            raise
     if plan is None or not rounds:
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED

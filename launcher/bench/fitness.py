@@ -16,8 +16,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import permutations
-from statistics import median
+from itertools import combinations, permutations
 from time import monotonic
 
 from launcher.bench import calibration, duel, provenance, quantiles, receipts, signed_rank, statistics
@@ -212,20 +211,22 @@ def _fitness(recorded: calibration.Recording, p: float, rounds: list[Round]) -> 
     settings = Settings()
     level = settings.alpha / len(settings.quantiles)  # the hardest of the family
     logs = [recorded.logs[arm][p] for arm in recorded.logs]
-    errors = []
-    for at, base in enumerate(logs):
-        for head in logs[at + 1 :]:
-            interval = signed_rank.interval((head - base).ravel(), _SPREAD_LEVEL)
-            errors.append(statistics.standard_error(interval, _SPREAD_LEVEL))
-    error = median(errors)
+    errors, reaches = [], []
+    for base, head in combinations(logs, 2):
+        pairs = (head - base).ravel()
+        errors.append(statistics.standard_error(signed_rank.interval(pairs, _SPREAD_LEVEL), _SPREAD_LEVEL))
+        # Not from the error: where tails are heavy, an interval at so hard a level is longer than a normal one.
+        reaches.append(signed_rank.interval(pairs, level).half_width)
+    # The worst of the three: what so short a recording says of its own spread is right to a sixth.
+    error, reach = max(errors), max(reaches)
     block_s = 6 * sum(round_.duration_ns for round_ in rounds) / 1e9 / len(rounds)
 
     def smallest_in(seconds: float) -> float:
         blocks = duel.choose_blocks(block_s, duel.SHARE * (seconds - block_s / 2))
         if 2 * blocks < signed_rank.fewest_pairs(level):
             return math.inf
-        at_length = error * math.sqrt(recorded.blocks / blocks)
-        return math.expm1(statistics.smallest_found(at_length, level, settings.power, settings.log_delta))
+        longer = math.sqrt(recorded.blocks / blocks)
+        return math.expm1(statistics.smallest_found(reach * longer, error * longer, settings.power, settings.log_delta))
 
     smallest = smallest_in(duel.DEFAULT_SECONDS)
     gate = next((gate for gate in GATES if smallest_in(MOST_SECONDS) <= gate), None)

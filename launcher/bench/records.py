@@ -174,6 +174,10 @@ class _Fields:
 
     def table(self, name: str) -> dict[str, Any]:
         table: dict[str, Any] = self.check(name, self.get(name), (dict,))
+        for key, value in table.items():
+            for text in (key, value):
+                if isinstance(text, str) and not text.isprintable():
+                    raise ReceiptsError(f"{self.at}: '{name}' has {text!r:.40} in it, which is not plain text")
         return table
 
     def list(self, name: str) -> list[Any]:

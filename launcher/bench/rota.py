@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from launcher.bench.cases import Case
+from launcher.bench.crew import ArmFailed
 from launcher.bench.records import Round
 from launcher.bench.rounds import PATIENCE_S, Plan, run_round
 from launcher.bench.sides import Side
+from shared.errors import CannotRunError
 
 RINGS = 1000
 _ROUND_S = 0.5
@@ -50,14 +52,18 @@ class Rota:
             raise ValueError(f"two arms have one name: {', '.join(names)}")
 
     def block(self, number: int, tell: Tell = tell_nobody) -> Iterator[Round]:
-        """Run the rounds of one block, and yield each as it ends."""
+        """Run the rounds of one block, and yield each as it ends; raises what `run_round` raises, with whose it is."""
         lot = random.Random(f"{self.seed}:{number}")
         order = list(self.sides)
         lot.shuffle(order)
         seeds = [lot.randrange(1 << 31) for _ in range(2)]
         for position, side in enumerate([*order, *reversed(order)]):
             tell(number, side)
-            yield self.round(side, seeds[position // len(order)], number, position)
+            try:
+                round_ = self.round(side, seeds[position // len(order)], number, position)
+            except (ArmFailed, CannotRunError) as reason:
+                raise type(reason)(f"{side.name}: {reason}") from None
+            yield round_
 
     def round(self, side: Side, seed: int, block: int = 0, position: int = 0) -> Round:
         """Run one round; raises what `run_round` raises."""

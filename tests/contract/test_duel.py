@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -101,8 +102,10 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
     assert receipts.read(path).rounds[-1].lost_seqs
     seed = str(line["plan"]["seed"])
     assert line["next"].endswith(f"--seed {seed}")
-    again = run_launcher(*args, "--seed", seed, "-o", str(tmp_path / "two.jsonl"))
-    assert again.returncode == 4
+    program, *words = shlex.split(line["next"])  # as it is printed
+    assert program == "launcher"
+    again = run_launcher(*words, env=environment(XDG_STATE_HOME=str(tmp_path)))
+    assert again.returncode == 4, again.stderr
     assert json.loads(again.stdout)["plan"]["seed"] == line["plan"]["seed"]
 
 

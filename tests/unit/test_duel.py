@@ -6,18 +6,20 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher import cli
 from launcher.bench import duel, duel_command, gate
 from launcher.bench.cases import get
+from launcher.bench.crew import ArmFailed
 from launcher.bench.duel import Plan
 from launcher.bench.receipts import Round, Run, Writer, read
 from launcher.bench.rota import Rota, Tell, choose_rings, tell_nobody
 from launcher.bench.sides import Side, parse
 from launcher.bench.verdict import Outcome
-from shared.errors import CannotRunError, UsageError
+from shared.errors import CannotRunError, LabError, UsageError
 from tests.support import noise
 
 PLAN = Plan("A", "B", "A'", "wake", blocks=20, rings=400, seed=7, delta=0.03, alpha=0.01)
@@ -75,11 +77,14 @@ def fought(made: Sequence[Round], deadline_s: float = float("inf")) -> list[Roun
         (rounds_of(0.02, spread=0.3), 3, Outcome.CANNOT_TELL),
         (rounds_of(0.10, blocks=2), 3, Outcome.CANNOT_TELL),
         (
-            [*rounds_of(0.0), noise.round_at("B", 19, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4])],
+            [
+                *rounds_of(0.0),
+                noise.round_at("B", 19, position=6, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4]),
+            ],
             4,
             "broken",
         ),
-        ([*rounds_of(0.10), noise.round_at("A", 19, ended="died: of old age")], 4, "broken"),
+        ([*rounds_of(0.10), noise.round_at("A", 19, position=6, ended="died: of old age")], 4, "broken"),
         ([round_ for round_ in rounds_of(0.0) if round_.arm == "A"], 5, "nothing measured"),
         ([], 5, "nothing measured"),
     ],
@@ -127,6 +132,32 @@ def test_receipts_of_something_else_are_refused(kind: str, tmp_path: Path, capsy
     path = store(tmp_path / "other.jsonl", rounds_of(0.0), kind=kind)
     assert cli.main(["duel", "--show", str(path)]) == 1
     assert "not a duel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"case": "echo"}, "is of case echo, and the duel is of wake"), ({"block": 20}, "none of the 20 blocks")],
+)
+def test_rounds_that_the_plan_does_not_have_are_refused(
+    change: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store(tmp_path / "duel.jsonl", [*rounds_of(0.1), noise.round_at("B", **{"block": 3} | change)])
+    assert cli.main(["duel", "--show", str(path)]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_duel_whose_rounds_are_too_short_for_any_quantile_is_not_passed(tmp_path: Path) -> None:
+    short = [replace(round_, latencies_ns=round_.latencies_ns[:4]) for round_ in rounds_of(0.0)]
+    assert cli.main(["duel", "--show", str(store(tmp_path / "duel.jsonl", short))]) == 5
+    idle = [replace(round_, case="idle", latencies_ns=round_.latencies_ns[:1]) for round_ in short]
+    path = store(tmp_path / "idle.jsonl", idle, replace(PLAN, case="idle"))
+    assert cli.main(["duel", "--show", str(path)]) == 0  # there, the costs are the point
+
+
+def test_an_alpha_of_next_to_nothing_is_never_spent(tmp_path: Path) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds_of(0.1), replace(PLAN, alpha=5e-324))
+    assert cli.main(["duel", "--show", str(path)]) == 3
+    assert cli.main(["duel", "--show", str(path), "--alpha", "1e-320"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -180,6 +211,25 @@ def test_a_lost_wake_up_ends_it_at_once() -> None:
     made = rounds_of(0.0)
     made[8] = replace(made[8], counts={**made[8].counts, "lost": 1}, lost_seqs=[3])
     assert fought(made) == made[:9]
+
+
+@pytest.mark.parametrize("refusal", [ArmFailed("it left with 1"), CannotRunError("no fds are left")])
+def test_an_arm_that_no_longer_starts_is_an_error_with_its_name_and_neither_slower_nor_a_skip(
+    refusal: LabError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rounds_of(0.5)
+
+    def run_round(plan: Any) -> Round:
+        if plan.block == 3 and plan.arm == "B":
+            raise refusal
+        return next(r for r in made if (r.arm, r.block) == (plan.arm, plan.block))
+
+    monkeypatch.setattr("launcher.bench.rota.run_round", run_round)
+    kept: list[Round] = []
+    with pytest.raises(duel.DoesNotStart, match=rf"^B: {refusal} \(block 3 of the duel") as raised:
+        duel.fight(Rota(get("wake"), SIDES, 400, 7), PLAN, kept.append, float("inf"))
+    assert raised.value.exit_code == 1
+    assert {round_.block for round_ in kept} >= {0, 1, 2}
 
 
 def test_when_the_time_is_up_no_other_block_is_begun() -> None:
@@ -272,3 +322,6 @@ def test_in_github_actions_it_annotates_by_itself(
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("### B against A: regressed\n")
     assert "| p50 | regressed | 40 |" in summary
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "summary.md"))
+    assert cli.main(["duel", "--show", str(path), "--json"]) == 2  # what cannot be written is no other verdict
+    assert "summary.md: No such file" in capsys.readouterr().err
