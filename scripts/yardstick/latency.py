@@ -17,17 +17,15 @@ import argparse
 import json
 import math
 import os
-import platform
 import random
-import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from provenance import output, provenance
 from rounds import HERE, Arm, ArmFailed, Skipped, Stimulus, raise_fd_limit, run_round, wait_until_quiet
 from tables import (
     BEST,
@@ -74,10 +72,10 @@ def main() -> int:
     arms = [Arm(name, size - 1) for name in _expand(wanted) for size in sizes]
     if not arms:
         return 77
-    provenance = _provenance(options)
+    origin = _provenance(options)
     print(
-        f"{provenance['cpus']} processors {provenance['cpu']}, Linux {provenance['kernel']}, "
-        f"Python {provenance['python']}, {provenance['revision']}, seed {options.seed}, load {provenance['load']:.1f}"
+        f"{origin['cpus']} processors {origin['cpu']}, Linux {origin['kernel']}, "
+        f"Python {origin['python']}, {origin['revision']}, seed {options.seed}, load {origin['load']:.1f}"
     )
     done, has_failed = _run_all(arms, options)
     if options.trace:
@@ -88,7 +86,7 @@ def main() -> int:
         print_table(done)
         print_targets(done)
     if options.json:
-        _write_json(options, provenance, done)
+        _write_json(options, origin, done)
     if any(round_.lost for rounds in done.values() for round_ in rounds):
         return 4
     return 1 if has_failed else 0
@@ -177,27 +175,7 @@ def _run_all(arms: list[Arm], options: argparse.Namespace) -> tuple[Done, bool]:
 
 
 def _provenance(options: argparse.Namespace) -> dict[str, object]:
-    def output(*argv: str) -> str:
-        try:
-            return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    is_dirty = output("git", "status", "--porcelain", "-uno") != ""
-    return {
-        "schema": SCHEMA,
-        "kind": "run",
-        "command": shlex.join(["scripts/latency", *sys.argv[1:]]),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": options.seed,
-        "revision": output("git", "rev-parse", "--short=12", "HEAD") + ("+changes" if is_dirty else ""),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
+    return provenance("scripts/latency", SCHEMA, options.seed) | {
         "cc": output(os.environ.get("CC", "cc"), "--version").partition("\n")[0],
         "gap_us": options.gap_us,
         "stimulus": options.stimulus,
@@ -206,9 +184,9 @@ def _provenance(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _write_json(options: argparse.Namespace, provenance: dict[str, object], done: Done) -> None:
+def _write_json(options: argparse.Namespace, origin: dict[str, object], done: Done) -> None:
     with options.json.open("w") as file:
-        print(json.dumps(provenance), file=file)
+        print(json.dumps(origin), file=file)
         for arm, rounds in done.items():
             latencies = pool(rounds)
             line: dict[str, object] = {
