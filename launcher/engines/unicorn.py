@@ -145,8 +145,6 @@ class UnicornVcpu:
         self._left: Exit | _Stop | _Exception | None = None
         self._outside: str | None = None  # what the Guest did past its memory
         self._raised: BaseException | None = None
-        self._unraisable_before = sys.unraisablehook
-        self._thread = threading.get_ident()
         self._uc: Uc | None = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
         self._load_segments(self._uc, boot.segments)
         self._uc.mem_map_ptr(0, memory.size, unicorn.UC_PROT_ALL, memory.address())

@@ -167,8 +167,3 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_the_names_of_all_options_are_told_apart() -> None:
     assert len({option.dest for option in OPTIONS}) == len(OPTIONS)
-
-
-def test_the_help_names_every_engine() -> None:
-    (engine,) = (option for option in OPTIONS if option.name == "engine")
-    assert engine.help.endswith(", ".join(engines.names()))
