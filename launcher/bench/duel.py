@@ -19,9 +19,10 @@ from launcher.bench import looks, pairs
 from launcher.bench.cases import get
 from launcher.bench.crew import ROOT, ArmFailed
 from launcher.bench.judge import Verdict, judge, what_is_broken
+from launcher.bench.plan import pairs_needed
 from launcher.bench.receipts import Receipts, ReceiptsError, Round
 from launcher.bench.rota import Rota, Tell, tell_nobody
-from launcher.bench.verdict import Settings
+from launcher.bench.verdict import Outcome, Settings
 from shared.errors import CannotRunError, LabError
 
 KIND = "duel"
@@ -70,11 +71,32 @@ class Plan:
         """Judge what there is."""
         is_timed = get(self.case).is_timed
         verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds), is_timed=is_timed)
+        if verdict.outcome == Outcome.CANNOT_TELL and (longer := self._what_would_tell(rounds, verdict)):
+            verdict = replace(verdict, notes=[*verdict.notes, longer])
         done = len({round_.block for round_ in rounds})
         if done < self.blocks and not verdict.is_settled:
             note = f"{done} of {self.blocks} planned blocks were measured: alpha is spent in that proportion"
             verdict = replace(verdict, notes=[*verdict.notes, note])
         return verdict
+
+    def _what_would_tell(self, rounds: list[Round], verdict: Verdict) -> str | None:
+        """Say how long a duel would have to be on this machine; None where no length would do."""
+        change = 2 * self.delta
+        for found in verdict.quantiles:
+            is_unfit = found.control is not None and abs(found.control) > verdict.settings.log_delta
+            if found.quantile not in verdict.settings.gate or found.outcome is not Outcome.CANNOT_TELL or is_unfit:
+                continue
+            of_base, of_head = (
+                pairs.log_quantiles([r for r in rounds if r.arm == arm], [found.quantile])
+                for arm in (self.base, self.head)
+            )
+            needed = pairs_needed(pairs.ratios(of_base, of_head)[found.quantile], change, verdict.settings)
+            if needed is not None and needed > found.pairs:
+                return (
+                    f"about {needed} pairs would find a slowdown of {found.name} by {100 * change:g} %, or clear of it "
+                    f"what is the same; these were {found.pairs}"
+                )
+        return None
 
     def to_json(self) -> dict[str, object]:
         """Return it for the head of the receipts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shlex
 import sys
@@ -13,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from launcher.bench import duel, gate, provenance, receipts, worktree
+from launcher.bench import duel, gate, provenance, quantiles, receipts, worktree
 from launcher.bench.cases import Case, get
 from launcher.bench.duel import KIND, Plan
-from launcher.bench.judge import BROKEN, NOTHING_MEASURED, Verdict
+from launcher.bench.judge import BROKEN, NOTHING_MEASURED, Verdict, second_opinion
 from launcher.bench.receipts import Round, Run
 from launcher.bench.rota import Rota, choose_rings
 from launcher.bench.rounds import PATIENCE_S
@@ -52,14 +53,16 @@ def show(path: Path, args: argparse.Namespace) -> int:
         delta=plan.delta if args.delta is None else args.delta / 100,
         alpha=plan.alpha if args.alpha is None else args.alpha / 100,
     )
-    return report(plan.judge(stored.rounds), plan, args, replay_command(stored.run.command, plan.seed), path)
+    return report(stored.rounds, plan, args, replay_command(stored.run.command, plan.seed), path)
 
 
-def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
-    """Print the verdict and what to do next; return its exit code."""
+def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
+    """Judge, print the verdict and what to do next; return its exit code."""
+    verdict = plan.judge(rounds)
     then = next_command(verdict, plan, replay, path)
     if args.json:
-        line = {"kind": KIND, **verdict.to_json(), "plan": plan.to_json(), "receipts": str(path), "next": then}
+        line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
+        line |= {"receipts": str(path), "next": then}
         print(json.dumps(line, allow_nan=False), flush=True)
     else:
         most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
@@ -69,6 +72,14 @@ def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, 
     if args.github or gate.is_wanted():
         gate.annotate(verdict, replay)
     return verdict.exit_code
+
+
+def _second_opinion(rounds: list[Round], verdict: Verdict) -> dict[str, list[float | None]]:
+    """Return for JSON the bootstrap's interval of each. Where it is far from the verdict's, look at the rounds."""
+    return {
+        quantiles.name(p): [math.expm1(end) if math.isfinite(end) else None for end in (interval.low, interval.high)]
+        for p, interval in second_opinion(rounds, verdict).items()
+    }
 
 
 def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
@@ -167,7 +178,7 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED
     say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
-    code = report(plan.judge(rounds), plan, args, replay_command(command, seed), path)
+    code = report(rounds, plan, args, replay_command(command, seed), path)
     if was_interrupted:
         say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED

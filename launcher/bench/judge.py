@@ -27,6 +27,7 @@ BROKEN = "broken"
 NOTHING_MEASURED = "nothing measured"
 
 _SHOWN_SEQS = 5
+_TINIEST = 1e-12  # of a level: a bootstrap has no more to say below
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def second_opinion(rounds: Sequence[Round], verdict: Verdict) -> dict[float, Int
     return {
         found.quantile: bca_interval(ratios[found.quantile], found.level, seed=found.pairs)
         for found in verdict.quantiles
-        if found.level > 0
+        if found.level > _TINIEST
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_the_table_says_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr().out
     for words in ("alpha 1 %", "delta", "pairs", "interval", "control", "findable", "p50", "p90", "p99"):
         assert words in shown
+
+
+def test_what_cannot_be_told_is_told_how_long_it_would_take() -> None:
+    note = PLAN.judge(rounds_of(0.0, spread=0.08, seed=5)).notes[-1]
+    found = re.fullmatch(r"about (\d+) pairs would find a slowdown of p50 by 6 %, or clear .*; these were 40", note)
+    assert found is not None, note
+    blocks = int(found[1]) // 2 + 1
+    assert blocks > 20
+    longer = replace(PLAN, blocks=blocks)
+    assert longer.judge(rounds_of(0.06, spread=0.08, blocks=blocks, seed=9)).exit_code == 2
+    assert longer.judge(rounds_of(0.0, spread=0.08, blocks=blocks, seed=9)).exit_code == 0
+    assert not any("would find" in note for note in PLAN.judge(rounds_of(0.1)).notes)
+
+
+def test_the_bootstrap_is_a_second_opinion_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["duel", "--show", str(store(tmp_path / "duel.jsonl", rounds_of(0.10))), "--json"]) == 2
+    line = json.loads(capsys.readouterr().out)
+    low, high = line["bca"]["p50"]
+    assert 0.05 < low < line["quantiles"][0]["change"] < high < 0.15
 
 
 def test_a_lost_wake_up_is_named_with_what_replays_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
