@@ -88,6 +88,11 @@ class Case:
     """Whether its latencies are the point; else its counts are."""
 
     @property
+    def is_answered(self) -> bool:
+        """Whether a ring is served when the Guest has answered it; else when the device has what came."""
+        return self.device in ("console", "net")
+
+    @property
     def parameters(self) -> dict[str, Parameter]:
         """Return all its parameters by name."""
         rings: Mapping[str, Parameter] = _RINGS if self.is_rung and self.is_timed else {}

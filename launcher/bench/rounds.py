@@ -142,7 +142,8 @@ def run_round(plan: Plan) -> Round:
     # A frame that was dropped on its way woke nobody, and that is no Waker's fault.
     is_hung = ended == HUNG and not counts.get("dropped")
     lost = _lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=is_hung)
-    stages = hops(stamps, rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()) if stamps else {}
+    sent_ns, served_ns = rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()
+    stages = hops(stamps, sent_ns, served_ns, is_answered=case.is_answered) if stamps else {}
     if "stopped_ns" in report:
         stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
     counted = served & (np.arange(len(rows)) >= warmup)

@@ -232,6 +232,14 @@ def test_a_traced_round_follows_each_ring_from_stage_to_stage(name: str) -> None
     assert all((times >= 0).all() for times in round_.stages_ns.values())
 
 
+def test_the_way_of_a_ring_that_the_guest_answers_ends_with_its_answer() -> None:
+    skip_unless_pinged()
+    round_ = measure("ping", "process/select", is_tracing=True)
+    expect_all_served(round_)
+    assert {"LEFT→INTERRUPT", "RELEASED→ANSWERED"} <= set(round_.stages_ns)
+    assert "READ" not in {stage for hop in round_.stages_ns for stage in hop.split("→")}
+
+
 def test_the_machine_of_another_tree_is_measured_by_the_harness_of_this_one(tmp_path: Path) -> None:
     for floor in ("launcher", "waker", "shared"):
         shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
@@ -275,7 +283,7 @@ def test_a_break_that_is_dropped_is_lost_with_a_real_device_too(case: str) -> No
     if case == "ping":
         skip_unless_pinged()
     pace: dict[str, Value] = {"idle_us": 200.0} if case == "ping" else {}
-    round_ = measure(case, "process/select+drop=1", warmup=0, patience_s=0.5, **pace)
+    round_ = measure(case, "process/select+drop=1", warmup=0, patience_s=0.3, **pace)
     assert round_.ended == "hung"
     assert round_.lost_seqs == (list(range(RINGS)) if case == "ping" else [0])  # there is one read in flight
     assert (round_.counts["breaks"], round_.counts["taken"], round_.counts["broken_in_vain"]) == (1, 0, 1)

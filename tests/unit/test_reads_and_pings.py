@@ -7,13 +7,15 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from launcher import image
-from launcher.bench import reads
-from launcher.bench.cases import get
+from launcher.bench import namespace, reads
+from launcher.bench.cases import get, why_nobody
 from launcher.bench.ledger import PUBLISHED, SERVED, Ledger
+from launcher.bench.pinged import Pinged
 from launcher.bench.props import BUFFERS_ADDR, Served
 from launcher.bench.reads import Reads, content
 from launcher.bench.rota import choose_rings
@@ -21,9 +23,10 @@ from launcher.bench.session import ArmPlan, choose_amount
 from launcher.bench.sides import parse
 from launcher.bench.stimulus import UNDER_WAY, Pings, WrongAnswer, datagram, payload
 from launcher.guests import image_path
-from shared.errors import LabError, UsageError
+from shared.errors import CannotRunError, LabError, UsageError
 from shared.memory import GuestMemory
 from shared.vring_layout import VringLayout
+from tests.support.network import own_network
 
 MEMORY_SIZE, RINGS_ADDR = 0x200000, 0x1000
 RINGS = 20
@@ -140,6 +143,38 @@ def test_who_is_far_behind_is_waited_for(pinged: tuple[Pings, socket.socket]) ->
 def test_the_smallest_datagram_is_its_number() -> None:
     assert datagram(258, 8) == b"\x02\x01" + bytes(6)
     assert datagram(1, 11) == b"\x01" + bytes(7) + payload(1, 3)
+
+
+# ---- The network that pings go through ----
+
+
+def test_what_the_interface_did_not_take_is_counted_and_no_other_thing(ledger: Ledger) -> None:
+    with own_network():
+        device = Pinged(Served(ledger, None), None)
+        try:
+            with device.open_socket() as asker:
+                for number in range(UNDER_WAY):
+                    asker.send(datagram(number, 64))
+                assert device.dropped() == 0  # nobody reads, and all of these are in its queue
+                for number in range(10_000):
+                    asker.send(datagram(number, 64))
+            assert device.dropped() > 0
+        finally:
+            device.close()
+
+
+def test_without_a_tap_there_is_no_ping_and_the_reason_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespace, "_TUN", str(tmp_path / "tun"))
+    with pytest.raises(CannotRunError, match=r"it needs a TAP, and .*/tun may not be opened here; load the module tun"):
+        namespace.enter()
+
+
+def test_why_there_is_no_network_is_said_for_each_waker_and_only_of_this_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace, "missing", lambda: "there is none")
+    assert get("ping").why_not("thread/poll", "python") == why_nobody(get("ping")) == "there is none"
+    assert get("block").why_not("thread/poll", "python") is None
 
 
 # ---- The cases ----
