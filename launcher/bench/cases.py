@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
             device="net",
             own={
                 "payload": Parameter(64, "bytes in a datagram", 8, 1472),
-                # A Guest on an emulated processor needs most of a millisecond: faster, and queues would be measured.
+                # An emulated processor answers in 0.2 ms, more with busy neighbours: faster, and queues are measured.
                 "idle_us": Parameter(2000.0, _RINGS["idle_us"].help, 1, 1_000_000),
             },
         ),

@@ -26,7 +26,7 @@ _TX_DROPPED = 11  # the column of what the interface did not take from the host,
 def enter() -> None:
     """Move this process into a new and empty network, for good; raise `CannotRunError` where that is not allowed.
 
-    Who is not root becomes it in a namespace of users of its own, so the process must have one thread only.
+    Who may not gets the right to in a namespace of users of its own; for that the process must have one thread only.
     """
     if not os.access(_TUN, os.R_OK | os.W_OK):
         raise CannotRunError(f"it needs a TAP, and {_TUN} may not be opened here; load the module tun, or run as root")
