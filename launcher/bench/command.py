@@ -70,11 +70,14 @@ def main(request: Request) -> int:
     case = get(request.case)
     names, reason = _choose_engines(case, request.engines)
     chosen = choose_arms(case, request.wakers, names, parse_settings(case, request.settings))
-    for arm, why_not in chosen.skipped.items():
-        _say(f"{arm} is left out: {why_not}")
     wants_yardsticks = bool(request.wakers) and all(is_yardstick(pattern) for pattern in request.wakers)
-    if not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms):
-        raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(chosen.skipped.values())[:400]}")
+    reasons = list(dict.fromkeys(chosen.skipped.values()))
+    is_vain = not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms)
+    if not is_vain or len(reasons) > 1:
+        for arm, why_not in chosen.skipped.items():
+            _say(f"{arm} is left out: {why_not}")
+    if is_vain:
+        raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(reasons)[:400]}")
     seed = random.randrange(1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)

@@ -14,6 +14,9 @@ from shared.errors import LabError
 
 OK: Final = "ok"  # what `Round.ended` says of a round that came to its end
 
+SPAN: Final = "span_ns"
+"""Among the counts of a closed loop: from when the first ring was asked for until the last one was served."""
+
 
 class ReceiptsError(LabError):
     """Refuse a file of receipts, with the line and the reason."""

@@ -18,6 +18,7 @@ from launcher.bench.cases import Case
 from launcher.bench.crew import ArmFailed
 from launcher.bench.records import Round
 from launcher.bench.rounds import PATIENCE_S, Plan, run_round
+from launcher.bench.session import CLOSED_US
 from launcher.bench.sides import Side
 from shared.errors import CannotRunError
 
@@ -93,7 +94,7 @@ def choose_rings(case: Case, sides: Sequence[Side]) -> int:
         return _STARTS
     if not case.is_timed:
         return 1
-    gap_s = max(float(side.parameters["idle_us"]) for side in sides) / 1e6
+    gap_s = max(float(side.parameters.get("idle_us", CLOSED_US)) for side in sides) / 1e6
     burst = max(int(side.parameters.get("burst", 1)) for side in sides)
     rings = max(_FEWEST_RINGS, min(RINGS, int(_ROUND_S / gap_s)))
     return max(burst, rings // burst * burst)

@@ -190,3 +190,14 @@ def test_a_ring_that_found_the_launcher_awake_needs_no_break() -> None:
     assert set(found) == set()  # nothing before the youngest lane's first stamp can be followed
     found = hops([("LEFT", 6), ("SERVICED", 8), ("SERVICED", 300)], [10], [20])
     assert {name: times.tolist() for name, times in found.items()} == {"READY→READ": [10], "READ→SERVICED": [280]}
+
+
+def test_a_ring_that_the_guest_answers_is_followed_to_the_answer() -> None:
+    stamps = [("SEEN", 110), ("BREAK", 120), ("LEFT", 150), ("INTERRUPT", 160), ("SERVICED", 165), ("RELEASED", 170)]
+    stamps += [(stage, time_ns + 1000) for stage, time_ns in stamps]
+    found = hops(stamps, [100, 1100], [200, 1200], is_answered=True)
+    assert list(found)[-1] == "RELEASED→ANSWERED"
+    assert {name: times.tolist() for name, times in found.items() if "ANSWERED" in name or "LEFT→" in name} == {
+        "LEFT→INTERRUPT": [10],
+        "RELEASED→ANSWERED": [30],
+    }
