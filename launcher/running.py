@@ -243,9 +243,12 @@ def _innermost_pid(pid: int) -> int:
 
 
 def _is_started_as_launcher(pid: int) -> bool:
-    """Whether its command line is that of `launcher run`. Anybody's may be: it is only waited for."""
+    """Whether its command line is that of `launcher run`, or gone already, as it is just before the process ends.
+
+    Anybody's may be: it is only waited for.
+    """
     args = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args)  # noqa: PTH119
+    return args == [b""] or b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args)  # noqa: PTH119
 
 
 def _is_kernel_thread(pid: int) -> bool:
