@@ -248,7 +248,7 @@ def _is_started_as_launcher(pid: int) -> bool:
     Anybody's may be: it is only waited for.
     """
     args = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return args == [b""] or b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args)  # noqa: PTH119
+    return args == [b""] or (b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args))  # noqa: PTH119
 
 
 def _is_kernel_thread(pid: int) -> bool:

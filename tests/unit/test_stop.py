@@ -87,6 +87,18 @@ def test_a_signal_that_came_before_they_are_held_back_is_not_lost(stop: StopRequ
         stop.hold_back()
 
 
+def test_nor_is_one_that_came_behind_many_others(stop: StopRequests) -> None:
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        for _ in range(200):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            stop.hold_back()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_a_signal_that_comes_once_they_are_held_back_waits_for_who_comes_after() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with StopRequests() as first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from launcher import engines, guests
 from launcher.api import Boot, Broken, Died, Notify, Vcpu
-from launcher.engines import hypercalls, unicorn
+from launcher.engines import hypercalls, i386, unicorn
 from launcher.engines.hypercalls import FIRST_VECTOR, PORT_NOTIFY
 from shared import breaker as breakers
 from shared.breaker import Breaker
@@ -36,6 +37,7 @@ SIZE = 0x10000
 INT3 = b"\xcc"
 DIV_BY_ZERO = b"\x31\xc9\xf7\xf1"  # xor ecx, ecx; div ecx
 IRET = b"\xcf"
+STORE = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
 
 BootCode = Callable[[bytes], Vcpu]
 
@@ -75,12 +77,17 @@ def boot(memory: GuestMemory, breaker: Breaker) -> Iterator[BootCode]:
         yield boot
 
 
+def break_at_look(vcpu: Vcpu, number: int) -> None:
+    """Have a break be there from this look at the flag on; `run` itself looks first, and then each block."""
+    looks = itertools.count(1)
+    vcpu._breaker = SimpleNamespace(is_set=lambda: next(looks) >= number)  # type: ignore[attr-defined]
+
+
 # ---- What the code rests on ----
 
 
 def test_a_hypercall_ends_the_run_at_once_and_not_with_its_block(boot: BootCode, memory: GuestMemory) -> None:
-    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
-    vcpu = boot(out(PORT_NOTIFY, 1) + store + out(PORT_NOTIFY, 2) + SPIN)
+    vcpu = boot(out(PORT_NOTIFY, 1) + STORE + out(PORT_NOTIFY, 2) + SPIN)
     assert vcpu.run() == Notify(1)
     assert memory.view(0x8000, 1)[0] == 0
     assert vcpu.run() == Notify(2)
@@ -226,18 +233,94 @@ def test_a_handler_returns_by_iret(boot: BootCode, memory: GuestMemory) -> None:
 
 def test_no_interrupt_comes_in_the_shadow_of_sti(boot: BootCode, memory: GuestMemory) -> None:
     tables = take_interrupts(memory, PORT_NOTIFY)
-    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
-    vcpu = boot(tables + STI + store + out(PORT_NOTIFY, 1) + SPIN)
+    vcpu = boot(tables + STI + STORE + out(PORT_NOTIFY, 1) + SPIN)
     vcpu.interrupt(4)
     assert vcpu.run() == Notify(FIRST_VECTOR + 4)
     assert memory.view(0x8000, 1)[0] == 1  # after one instruction, and before the next
 
 
+@pytest.mark.parametrize("code", [mov_eax(0x10) + b"\x8e\xd0", b"\x16\x17"], ids=["mov ss", "pop ss"])
+def test_no_interrupt_comes_between_a_new_stack_segment_and_its_pointer(
+    code: bytes, boot: BootCode, memory: GuestMemory, breaker: Breaker
+) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + b"\x90" + code + STORE + out(PORT_NOTIFY, 2))
+    break_at_look(vcpu, 5)  # run()'s own, up to STI, its shadow, the segment, the store
+    assert vcpu.run() == Broken()
+    vcpu._breaker = breaker  # type: ignore[attr-defined]
+    assert memory.view(0x8000, 1)[0] == 0
+    vcpu.interrupt(4)
+    assert vcpu.run() == Notify(FIRST_VECTOR + 4)
+    assert memory.view(0x8000, 1)[0] == 1
+
+
+def test_a_hypercall_at_the_end_of_its_block_is_not_forgotten_for_a_break(boot: BootCode, memory: GuestMemory) -> None:
+    # Blocks end with their page.
+    call = out(PORT_NOTIFY, 1)
+    to_the_end = (0x3000 - len(call) - CODE - 5).to_bytes(4, "little")
+    vcpu = boot(b"\xe9" + to_the_end + bytes(int.from_bytes(to_the_end, "little")) + call + SPIN)
+    break_at_look(vcpu, 4)  # run()'s own, the jump, the call, what is behind it
+    assert vcpu.run() == Notify(1)
+    assert vcpu.run() == Broken()
+
+
+def test_an_interrupt_through_another_code_segment_is_in_it(boot: BootCode, memory: GuestMemory) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + HLT)
+    memory.view(0x3010, 8)[:] = memory.view(0x3008, 8)
+    memory.view(0x4000 + 8 * FIRST_VECTOR + 2, 1)[0] = 0x10
+    vcpu.interrupt(0)
+    assert vcpu.run() == Notify(FIRST_VECTOR)
+    assert register(vcpu, "CS") == 0x10
+
+
+def register(vcpu: Vcpu, name: str) -> int:
+    return int(vcpu._uc.reg_read(getattr(vcpu._x86, f"UC_X86_REG_{name}")))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "is_open"), [(0x8E, False), (0x8F, True)], ids=["interrupt gate", "trap gate"])
+def test_one_gate_shuts_interrupts_out_and_the_other_does_not(
+    kind: int, is_open: bool, boot: BootCode, memory: GuestMemory
+) -> None:
+    vcpu = boot(take_interrupts(memory, PORT_NOTIFY) + STI + HLT)
+    memory.view(0x4000 + 8 * FIRST_VECTOR + 5, 1)[0] = kind
+    vcpu.interrupt(0)
+    assert vcpu.run() == Notify(FIRST_VECTOR)
+    assert bool(register(vcpu, "EFLAGS") & i386.EFLAGS_IF) is is_open
+
+
+def frame_below(memory: GuestMemory, stack: int, words: int) -> list[int]:
+    return list(memory.view(stack - 4 * words, 4 * words).cast("I"))
+
+
+def test_an_exception_that_is_the_processors_own_pushes_an_error_code_and_an_int_does_not(
+    boot: BootCode, memory: GuestMemory
+) -> None:
+    begin = set_idt(memory, 0x4000, 14 * 8 - 1) + b"\xbc\x00\x90\x00\x00"  # mov esp, 0x9000
+    vcpu = boot(begin + STI + HLT)
+    vcpu.interrupt(1)  # past the end of the IDT
+    assert vcpu.run() == Notify(13)
+    assert frame_below(memory, 0x9000, 4)[:3] == [(FIRST_VECTOR + 1) * 8 + 2, CODE + len(begin) + 2, 8]
+    vcpu = boot(begin + b"\xcd\x0d")
+    assert vcpu.run() == Notify(13)
+    assert frame_below(memory, 0x9000, 3)[:2] == [CODE + len(begin) + 2, 8]
+    assert register(vcpu, "ESP") == 0x9000 - 12
+
+
+def test_interrupted_in_another_ring_or_with_paging_it_dies_of_that(boot: BootCode, memory: GuestMemory) -> None:
+    tables = take_interrupts(memory, PORT_NOTIFY)
+    memory.view(0x3018, 16)[:] = bytes.fromhex("ffff000000facf00 ffff000000f2cf00")  # for ring 3: code, data
+    memory.view(0x3100, 1)[0] = 5 * 8 - 1
+    ring3 = b"\x6a\x23\x68\x00\x90\x00\x00\x6a\x1b\x68"  # ss, esp 0x9000, cs, eip
+    ring3 += (CODE + len(tables) + len(ring3) + 5).to_bytes(4, "little") + b"\xcb" + INT3  # retf
+    for code in (ring3, GARBAGE["paging on over nothing"]):
+        died = boot(tables + code).run()
+        assert isinstance(died, Died)
+        assert died.reason.startswith("interrupted outside of ring 0, or with paging, which engine unicorn cannot do")
+
+
 @pytest.mark.parametrize("code", [CLI + STI, CLI + b"\xeb\x00" + STI], ids=["one block", "two blocks"])
 def test_what_looked_like_a_shadow_hides_no_true_one(code: bytes, boot: BootCode, memory: GuestMemory) -> None:
     begin = take_interrupts(memory, PORT_NOTIFY) + STI + b"\x90" + out(PORT_NOTIFY, 1)
-    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
-    vcpu = boot(begin + code + store + out(PORT_NOTIFY, 2))
+    vcpu = boot(begin + code + STORE + out(PORT_NOTIFY, 2))
     assert vcpu.run() == Notify(1)
     memory.view(CODE + len(begin) - 1, 1)[:] = STI  # as the last byte of a longer instruction may be
     vcpu.interrupt(4)
@@ -247,19 +330,24 @@ def test_what_looked_like_a_shadow_hides_no_true_one(code: bytes, boot: BootCode
 
 def test_a_break_in_the_shadow_does_not_end_it(boot: BootCode, memory: GuestMemory, breaker: Breaker) -> None:
     tables = take_interrupts(memory, PORT_NOTIFY)
-    store = b"\xc6\x05\x00\x80\x00\x00\x01"  # movb $1, 0x8000
-    vcpu = boot(tables + STI + store + out(PORT_NOTIFY, 1))
-    looks = 0
-
-    def break_at_the_second_block() -> bool:
-        nonlocal looks
-        looks += 1
-        return looks == 3  # the first is run()'s own
-
-    vcpu._breaker = SimpleNamespace(is_set=break_at_the_second_block)  # type: ignore[attr-defined]
+    vcpu = boot(tables + STI + STORE + out(PORT_NOTIFY, 1))
+    break_at_look(vcpu, 3)  # run()'s own, up to STI, its shadow
     assert vcpu.run() == Broken()
     vcpu._breaker = breaker  # type: ignore[attr-defined]
     assert memory.view(0x8000, 1)[0] == 0
+    vcpu.interrupt(4)
+    assert vcpu.run() == Notify(FIRST_VECTOR + 4)
+    assert memory.view(0x8000, 1)[0] == 1
+
+
+def test_what_an_earlier_run_ended_with_hides_no_shadow(boot: BootCode, memory: GuestMemory, breaker: Breaker) -> None:
+    begin = take_interrupts(memory, PORT_NOTIFY) + STI + b"\x90" + out(PORT_NOTIFY, 1)
+    vcpu = boot(begin + CLI + STI + STORE + out(PORT_NOTIFY, 2))
+    vcpu.interrupt(4)
+    assert [vcpu.run(), vcpu.run()] == [Notify(FIRST_VECTOR + 4), Notify(1)]
+    break_at_look(vcpu, 3)  # run()'s own, up to STI, its shadow
+    assert vcpu.run() == Broken()
+    vcpu._breaker = breaker  # type: ignore[attr-defined]
     vcpu.interrupt(4)
     assert vcpu.run() == Notify(FIRST_VECTOR + 4)
     assert memory.view(0x8000, 1)[0] == 1
