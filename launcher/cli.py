@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from launcher.words import say
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
@@ -50,9 +51,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _say(sentence: str, code: int) -> int:
-    # A file's name or a Guest's words may hold anything; what reaches the terminal is one line without surprises.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    print(f"launcher: {shown}", file=sys.stderr)
+    say(sentence)
     return code
 
 

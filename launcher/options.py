@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import stat
 import tomllib
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 
 from launcher import guests
 from launcher.config import DEFAULT_WAKER
+from launcher.devices import blockio
 from shared.errors import UsageError
 
 CONFIG_SUFFIX = ".toml"
@@ -123,8 +125,8 @@ OPTIONS: tuple[Option, ...] = (
         "block-io",
         TEXT,
         "what moves the disks' bytes: a thread each, or io_uring",
-        default="thread",
-        choices=("thread", "uring"),
+        default=blockio.NAMES[0],
+        choices=blockio.NAMES,
     ),
     Option(
         "tunnet",
@@ -192,7 +194,7 @@ def _parse(path: Path) -> dict[str, object]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for
             raise UsageError(f"{path}: is not a regular file; give one with options for run")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a BOM
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -239,7 +241,8 @@ def _from_folder(folder: Path, option: Option, text: str) -> str:
     if not text or (option.name == "image" and text in guests.names()):
         return text
     prefix = next((prefix for prefix in option.prefixes if text.startswith(prefix)), "")
-    return prefix + str(folder / text.removeprefix(prefix))
+    # Not `folder / text`, which makes "say" of "./say" here: a built-in Guest, where a file was meant.
+    return prefix + os.path.join(folder, text.removeprefix(prefix))  # noqa: PTH118
 
 
 def _shown(value: object) -> str:

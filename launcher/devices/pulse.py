@@ -45,14 +45,17 @@ class Pulse:
 
     def open(self) -> Source:
         """Open one more; it is not watched until somebody says so."""
-        if self._kind == "eventfd":
-            reader = writer = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        source = Source(reader, f"pulse {len(self._writers)}")
-        self.sources.append(source)
-        self._writers[source] = writer
-        return source
+        return self._add(*self._open_file())
+
+    def replace(self, source: Source) -> Source:
+        """Close this one and open another under its number, which so comes back whatever other numbers are free."""
+        reader, writer = self._open_file()
+        old_writer = self._forget(source)
+        os.dup2(reader, source.fd, inheritable=False)  # closes what was there
+        os.close(reader)
+        if old_writer != source.fd:
+            os.close(old_writer)
+        return self._add(source.fd, source.fd if writer == reader else writer)
 
     def ring(self, at: int = 0) -> None:
         """Make source `at` ready."""
@@ -68,8 +71,7 @@ class Pulse:
 
     def close_source(self, source: Source) -> None:
         """Close one of them."""
-        self.sources.remove(source)
-        writer = self._writers.pop(source)
+        writer = self._forget(source)
         os.close(source.fd)
         if writer != source.fd:
             os.close(writer)
@@ -106,3 +108,20 @@ class Pulse:
         """Close every file."""
         for source in list(self.sources):
             self.close_source(source)
+
+    def _open_file(self) -> tuple[int, int]:
+        """Open a file of this kind; return the fd that is read, and the one that is written, which may be the same."""
+        if self._kind == "eventfd":
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            return fd, fd
+        return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def _add(self, reader: int, writer: int) -> Source:
+        source = Source(reader, f"pulse {len(self._writers)}")
+        self.sources.append(source)
+        self._writers[source] = writer
+        return source
+
+    def _forget(self, source: Source) -> int:
+        self.sources.remove(source)
+        return self._writers.pop(source)

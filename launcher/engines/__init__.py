@@ -173,7 +173,7 @@ def _load_program(guest: str) -> python.Program:
         image.check(guest)
         raise UsageError(
             f"image '{guest}' is machine code; engine python runs Guests written in Python "
-            f"({', '.join(guests.names())}, or a .py file), so give --engine kvm"
+            f"({', '.join(guests.names())}, or a .py file), so give --engine kvm or unicorn"
         )
     program: python.Program | None = getattr(module, "run", None)
     if not callable(program):

@@ -39,8 +39,10 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE, mmap
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import proxy
 
@@ -72,6 +74,8 @@ _ADDRESS_SPACE = 1 << 32
 _NEVER = 1 << 62
 """A limit of instructions, for what unicorn does when it has one: centuries of them."""
 
+_TRANSLATIONS = 1 << 30  # unicorn's own choice; hardly any of it is ever touched
+
 # Where the descriptors are while the segment registers are loaded; unmapped before the Guest begins.
 _SCRATCH = _ADDRESS_SPACE - PAGE_SIZE
 _FLAT_CODE, _FLAT_DATA = 0x00CF9B000000FFFF, 0x00CF93000000FFFF
@@ -97,7 +101,7 @@ class _Exception(NamedTuple):
 
 
 def why_not() -> str | None:
-    """Return None where the package is there and its library loads, else what to do about it."""
+    """Return None where the package is there, its library loads and has room, else what to do about it."""
     try:
         import unicorn  # noqa: F401
     except (ImportError, OSError) as error:
@@ -105,6 +109,12 @@ def why_not() -> str | None:
         if isinstance(error, ModuleNotFoundError):
             return f"the package unicorn is not installed; {how}"
         return f"the package unicorn does not load ({error}); try {how}"
+    try:
+        # Tried, because unicorn itself does not say that it cannot: it ends the process.
+        mmap(-1, _TRANSLATIONS, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=PROT_READ | PROT_WRITE | PROT_EXEC).close()
+    except OSError as error:
+        room = f"no {_TRANSLATIONS >> 20} MiB of addresses for its translations of code"
+        return f"{room} (mmap: {error.strerror}); raise ulimit -v, or see vm.overcommit_memory"
     return None
 
 
@@ -128,14 +138,13 @@ class UnicornVcpu:
         self._memory = memory
         self._breaker = breaker
         self._is_broken = breaker.is_set
+        self._thread = threading.get_ident()
         self._pending = 0  # one bit per irq
         self._is_halted = False
         self._block_end: int | None = None  # of the block that ran last, where that is known and matters
         self._left: Exit | _Stop | _Exception | None = None
         self._outside: str | None = None  # what the Guest did past its memory
         self._raised: BaseException | None = None
-        self._unraisable_before = sys.unraisablehook
-        self._thread = threading.get_ident()
         self._uc: Uc | None = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
         self._load_segments(self._uc, boot.segments)
         self._uc.mem_map_ptr(0, memory.size, unicorn.UC_PROT_ALL, memory.address())
@@ -177,15 +186,15 @@ class UnicornVcpu:
         """Run the Guest until a hook stops it or it halts; None says: nothing for the Launcher."""
         uc = self._emulator
         self._left = self._outside = self._raised = self._block_end = None
-        # What a signal's handler raises before a hook's first line is nobody's: ctypes shows it here and goes on.
-        self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        hook_before = sys.unraisablehook
         try:
+            sys.unraisablehook = partial(self._on_unraisable, hook_before)
             uc.emu_start(self._eip(), _ADDRESS_SPACE, count=_NEVER)
         except self._unicorn.UcError as error:
             if self._raised is None:
                 return self._fault(error)
         finally:
-            sys.unraisablehook = self._unraisable_before
+            sys.unraisablehook = hook_before
         if self._raised is not None:
             raise self._raised
         left = self._left
@@ -236,12 +245,16 @@ class UnicornVcpu:
             self._outside = outside(address, size, self._memory.size, is_write=is_write)
         return False  # it is not mapped now either: emu_start fails
 
-    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        if threading.get_ident() != self._thread or "ctypes callback" not in (unraisable.err_msg or ""):
-            self._unraisable_before(unraisable)  # somebody else's
-            return
-        self._raised = unraisable.exc_value
-        self._emulator.emu_stop()
+    def _on_unraisable(
+        self, hook_before: Callable[[sys.UnraisableHookArgs], object], unraisable: sys.UnraisableHookArgs
+    ) -> None:
+        # What a signal's handler raises before a hook's first line is nobody's: ctypes says so here, and goes on. The
+        # rest is not for us: what a `__del__` raises, or anything in another thread, as where a Waker is killed.
+        if threading.get_ident() == self._thread and "ctypes callback" in (unraisable.err_msg or ""):
+            self._raised = unraisable.exc_value
+            self._emulator.emu_stop()
+        else:
+            hook_before(unraisable)
 
     def _stop(self, why: Exit | _Stop | _Exception) -> None:
         self._left = why

@@ -97,7 +97,8 @@ class Echo:
         yield from kick(said)
         while (used := said.reap()) is not None:
             self._listen_with(used[0])
-        yield from kick(typed)
+        if not self.is_over:
+            yield from kick(typed)
 
     def may_sleep(self) -> bool:
         """Have an interrupt come for whatever there is to do next; False when that has come by now."""

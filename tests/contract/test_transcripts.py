@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from launcher import engines, guests
+from tests.support.netblk import Client
 from tests.support.network import own_network
 from tests.support.pong import HOST, Echoes, Pong, echo_datagrams, ping
 from tests.support.sessions import last_sentence, run_launcher, skip_unless_it_runs
@@ -47,10 +48,17 @@ def ask_for_echoes() -> None:
     assert echo_datagrams(50, seed=6) == Echoes(50, 0, 0)
 
 
+def ask_for_sectors() -> None:
+    with Client() as client:
+        client.load(bytearray(SECTORS * 512), 50, depth=8, seed=7)
+
+
 WAYS = {
+    "all": Way(options=("--rng", "--block=DISK"), typed=EVERY_BYTE + b"\x04", ask=ask_for_echoes),
     "blk": Way(options=("--block=DISK",), args=("all", "77")),
     "echo": Way(typed=EVERY_BYTE * 20 + b"\x04"),
     "idle": Way(options=("--timeout=0.5",), says_something=False, code=1),
+    "net-blk": Way(options=("--block=DISK",), typed=b"\x04", ask=ask_for_sectors),
     "pong": Way(typed=b"\x04", ask=ask_for_echoes),
     "restart": Way(typed=b"rxrs"),
     "rng": Way(options=("--rng-file=FILE",)),
@@ -58,7 +66,9 @@ WAYS = {
     "spin": Way(options=("--timeout=0.5",), says_something=False, code=1),
 }
 WITHOUT_DEVICE = {
+    "all": "a network (run with --tunnet)",
     "blk": "a disk (run with --block FILE)",
+    "net-blk": "a network (run with --tunnet)",
     "pong": "a network (run with --tunnet)",
     "rng": "entropy (run with --rng)",
 }

@@ -22,6 +22,7 @@ from launcher.check import endurance, props, rig, rules
 from launcher.check.endurance import endure
 from launcher.check.report import FAIL, PASS, try_rule
 from launcher.check.rig import RuleBroken
+from launcher.devices.pulse import Pulse
 from launcher.engines.python import PythonVcpu
 from shared import breaker as breakers
 from shared.breaker import Breaker, ExitFlag
@@ -195,6 +196,22 @@ def test_a_waker_that_does_not_forget_fails_w3(monkeypatch: pytest.MonkeyPatch) 
 def test_a_waker_that_does_not_forget_fails_w8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WatchSet, "remove", lambda self, tokens: None)
     assert_fails("W8", "another file came under a number that is not watched: the Guest was broken out")
+
+
+def test_w8_is_tried_although_a_lower_number_becomes_free_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where something of an earlier machine is closed late."""
+    spare = [os.open(os.devnull, os.O_RDONLY)]
+    opened = Pulse.open
+
+    def open_and_free(self: Pulse) -> Source:
+        source = opened(self)
+        if len(self.sources) == 3 and spare:
+            os.close(spare.pop())
+        return source
+
+    monkeypatch.setattr(Pulse, "open", open_and_free)
+    outcome, detail = try_rule("W8", "thread/select", "python")
+    assert (outcome, spare) == (PASS, []), detail
 
 
 def test_a_waker_that_ignores_a_watch_fails_w4(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Pong:
             line := self.process.stdout.readline()
         ):
             self.process.kill()
-            raise AssertionError(f"pong said nothing: {self.process.communicate()[1].decode()}")
+            raise AssertionError(f"the Guest said nothing: {self.process.communicate()[1].decode()}")
         return line.decode()
 
 
@@ -151,9 +151,9 @@ def _has_answer(asker: socket.socket, asked: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def pong(*options: str, tunnet: str = f"{HOST}/24", addr: str = GUEST) -> Iterator[Pong]:
+def pong(*options: str, tunnet: str = f"{HOST}/24", addr: str = GUEST, image: str = "pong") -> Iterator[Pong]:
     """Run one that ends by an EOT, in silence and with 0."""
-    with Pong(*options, tunnet=tunnet, addr=addr) as running:
+    with Pong(*options, tunnet=tunnet, addr=addr, image=image) as running:
         yield running
         code, said = running.finish()
         assert (code, said.count("\n")) == (0, 1), said

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cli
+from launcher import cli, engines
 from launcher.options import FLAG, MIB, OPTIONS, PATH, SECONDS, TEXT, Option, add_to, settle
 from shared.errors import UsageError
 
@@ -85,6 +85,25 @@ def test_a_path_counts_from_the_folder_of_the_file(tmp_path: Path) -> None:
 def test_a_built_in_guest_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "say").touch()
     assert settled(file_with(tmp_path, 'image = "say"')).image == "say"
+
+
+def test_a_file_beside_the_configuration_is_no_built_in_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text('image = "./say"\ndisk = ["./ro:a", "ro:./b"]')
+    args = settled("run.toml", options=MORE)
+    for said, meant in [(args.image, "say"), (args.disk[0], "ro:a"), (args.disk[1].removeprefix("ro:"), "b")]:
+        assert said != meant
+        assert Path(said) == Path(meant)
+
+
+def test_a_file_may_begin_with_the_mark_that_some_editors_put_there(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes(b"\xef\xbb\xbfmemory = 8\n")
+    assert settled(str(tmp_path / "run.toml")).memory == 8
+
+
+def test_the_help_names_every_engine() -> None:
+    (engine,) = [option for option in OPTIONS if option.name == "engine"]
+    assert engine.help.endswith(": " + ", ".join([engines.AUTO, *engines.names()]))
 
 
 @pytest.mark.parametrize(

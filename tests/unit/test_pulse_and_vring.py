@@ -17,7 +17,7 @@ from shared.errors import MemoryRefused, UsageError, WireError
 from shared.memory import GuestMemory
 from shared.page import Page
 from shared.vring_layout import VringLayout
-from tests.support.fds import no_new_fds
+from tests.support.fds import no_new_fds, open_fds
 from tests.support.rings import DATA, layout_of
 
 
@@ -57,6 +57,24 @@ def test_what_is_not_served_stays_ready_and_interrupts_nobody(pulse: Pulse) -> N
     assert is_readable(pulse.sources[0].fd)
     assert pulse.rung == 0
     assert pulse.lines() == ()
+
+
+def test_a_number_comes_back_as_another_file_though_a_lower_one_is_free(pulse: Pulse) -> None:
+    pulse.ring(2)
+    old = pulse.sources[2]
+    pulse.close_source(pulse.sources[0])
+    before = set(open_fds())
+    new = pulse.replace(old)
+    assert len(open_fds()) == len(before)  # the writer of a pipe may have another number
+    assert new is not old
+    assert new.fd == old.fd
+    assert not os.get_inheritable(new.fd)
+    assert old not in pulse.sources
+    assert not is_readable(new.fd)
+    pulse.ring_source(new)
+    assert is_readable(new.fd)
+    pulse.on_ready(new)
+    assert pulse.rung == 1
 
 
 def test_another_process_can_ring_by_the_writer(pulse: Pulse) -> None:

@@ -205,5 +205,8 @@ def test_kvm_refuses_a_guest_in_python(tmp_path: Path) -> None:
 
 
 def test_python_refuses_machine_code_and_says_who_runs_it() -> None:
-    with pytest.raises(UsageError, match=r"give --engine kvm$"), open_bench("python", str(guests.image_path("echo"))):
+    with (
+        pytest.raises(UsageError, match=r"give --engine kvm or unicorn$"),
+        open_bench("python", str(guests.image_path("echo"))),
+    ):
         pass

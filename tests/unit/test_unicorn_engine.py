@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -145,25 +147,58 @@ def test_what_a_signals_handler_raises_ends_the_run(boot: BootCode, memory: Gues
     assert sys.unraisablehook is hook
 
 
-def test_what_another_thread_fails_to_raise_is_none_of_its_business(boot: BootCode, breaker: Breaker) -> None:
-    seen: list[object] = []
-    before, sys.unraisablehook = sys.unraisablehook, lambda unraisable: seen.append(unraisable.exc_value)
+def test_what_is_raised_elsewhere_meanwhile_is_not_the_guests(boot: BootCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, or where an object ends: whoever is told of that otherwise is told now."""
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
 
-    class Bad:
+    class Raises:
+        def __init__(self, what: BaseException) -> None:
+            self._what = what
+
         def __del__(self) -> None:
-            raise RuntimeError("elsewhere")
+            raise self._what
 
-    def fail_then_break() -> None:
-        Bad()
-        breaker.break_out()
+    there, here = SystemExit("in another thread"), ValueError("where an object ends")
+    is_inside, is_done = threading.Event(), threading.Event()
 
+    def raise_there() -> None:
+        is_inside.wait()
+        Raises(there)
+        is_done.set()
+
+    looks = 0
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first is run()'s own
+            Raises(here)
+            is_inside.set()
+        return is_done.is_set()
+
+    vcpu = boot(SPIN)
+    vcpu._breaker = SimpleNamespace(is_set=look)  # type: ignore[attr-defined]
+    with beside(raise_there):
+        assert vcpu.run() == Broken()
+    assert told == [here, there]
+
+
+def test_closed_it_has_given_everything_back_and_waits_for_no_collector(breaker: Breaker) -> None:
+    if reason := unicorn.why_not():
+        pytest.skip(reason)
+    gc.disable()
     try:
-        vcpu = boot(SPIN)
-        with beside(fail_then_break):
-            assert vcpu.run() == Broken()
+        memory = GuestMemory.create(SIZE)
+        vcpu = unicorn.UnicornVcpu(memory, Boot(SIZE, CODE), breaker)
+        held = [weakref.ref(vcpu._uc), weakref.ref(memory)]
+        vcpu.close()
+        vcpu.close()
+        memory.close()
+        del memory
+        assert [ref() for ref in held] == [None, None]
     finally:
-        sys.unraisablehook = before
-    assert [str(error) for error in seen] == ["elsewhere"]
+        gc.enable()
 
 
 # ---- What the processor does ----
@@ -352,6 +387,23 @@ def without_unicorn(code: str) -> str:
 def test_without_the_package_it_says_how_to_install_it() -> None:
     said = without_unicorn("from launcher.engines import unicorn; print(unicorn.why_not())")
     assert said == "the package unicorn is not installed; pip install 'lguest-launcher[unicorn]'"
+
+
+def test_without_room_for_its_translations_it_says_so_instead_of_ending_the_process() -> None:
+    if reason := unicorn.why_not():
+        pytest.skip(reason)
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29)); "
+    command = "from launcher import cli; sys.exit(cli.main(['run', '--engine=unicorn', 'say']))"
+    done = subprocess.run(
+        [sys.executable, "-c", limited + command],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("launcher: engine 'unicorn' cannot run here: no 1024 MiB of addresses for its ")
 
 
 def test_nothing_but_a_vcpu_loads_the_package() -> None:

@@ -129,6 +129,11 @@ static inline void echo_open(void)
         listen_with(b);
 }
 
+static inline bool echo_is_over(void)
+{
+    return has_heard_eot && !in_said;
+}
+
 static inline void echo_go_on(void)
 {
     while (!has_heard_eot && queue_has_news(&typed)) {
@@ -153,12 +158,8 @@ static inline void echo_go_on(void)
         listen_with(queue_reap(&said, 0));
         in_said--;
     }
-    queue_kick(&typed);
-}
-
-static inline bool echo_is_over(void)
-{
-    return has_heard_eot && !in_said;
+    if (!echo_is_over())
+        queue_kick(&typed);
 }
 
 /*
