@@ -20,6 +20,7 @@ from launcher.bench.bootstrap import bca_interval
 from launcher.bench.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
 from launcher.bench.receipts import OK, Round
 from launcher.bench.signed_rank import Floats, Interval
+from launcher.bench.terminal import plain
 from launcher.bench.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 
@@ -228,8 +229,3 @@ def _notes_on_control(control: str | None, controls: Mapping[float, Floats] | No
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def plain(text: str) -> str:
-    """Return it fit for a terminal: a Guest's last words may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from launcher import cli
 from launcher.bench.cases import get
 from launcher.bench.hops import hops
-from launcher.bench.records import Round, Usage
+from launcher.bench.receipts import Writer
+from launcher.bench.records import Round, Run, Usage
 from launcher.bench.rounds import Placement, placement
 from launcher.bench.session import ArmPlan, choose_amount
 from launcher.bench.summary import front, summarise
@@ -201,3 +206,15 @@ def test_a_ring_that_the_guest_answers_is_followed_to_the_answer() -> None:
         "LEFT→INTERRUPT": [10],
         "RELEASED→ANSWERED": [30],
     }
+
+
+def test_a_foreign_file_is_shown_and_nothing_in_it_reaches_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    died = replace(a_round("process/select", [10.0] * 6), ended="died: \x1b[2J\nof that")
+    with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {"seed": "many"})) as writer:
+        writer.write(died)
+    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "died: \\x1b[2J\\nof that" in out
