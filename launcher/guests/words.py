@@ -38,6 +38,7 @@ class Words:
     def say(self, text: bytes) -> Generator[Notify | Step, Irqs, None]:
         """Say it, and wait until it was said."""
         self.memory.view(_TEXT_ADDR, len(text))[:] = text
+        self.said.enable_interrupts()  # an Echo may have done without
         yield from do(self.said, [(_TEXT_ADDR, len(text))], [])
 
 

@@ -55,7 +55,7 @@ def test_all_devices_work_at_once(engine: str, name: str, tmp_path: Path) -> Non
     assert heads == [(1).to_bytes(4, "little") + n.to_bytes(4, "little") for n in range(SECTORS)]
 
 
-@pytest.mark.parametrize("engine", engines.names())
+@pytest.mark.parametrize("engine", ["python", "kvm"])
 def test_a_disk_that_cannot_be_written_is_compared_with_what_a_run_before_left(engine: str, tmp_path: Path) -> None:
     skip_unless_it_runs("process/select", engine)
     disk = tmp_path / "disk"
