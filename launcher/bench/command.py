@@ -73,7 +73,7 @@ def main(request: Request) -> int:
     is_vain = not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms)
     if not is_vain or len(reasons) > 1:
         for arm, why_not in chosen.skipped.items():
-            _say(f"{arm} is left out: {why_not}")
+            say(f"{arm} is left out: {why_not}")
     if is_vain:
         raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(reasons)[:400]}")
     seed = random.randrange(1 << 31) if request.seed is None else request.seed
