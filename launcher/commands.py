@@ -81,7 +81,7 @@ def check(args: argparse.Namespace) -> int:
 def bench(args: argparse.Namespace) -> int:
     """Measure Wakers; see launcher/bench/command.py."""
     from launcher.bench import command
-    from launcher.bench.rounds import PATIENCE_S
+    from launcher.bench.measure.rounds import PATIENCE_S
 
     if args.show is not None:
         return command.show(Path(args.show), is_json=args.json)
@@ -104,21 +104,21 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def duel(args: argparse.Namespace) -> int:
-    """Judge two arms against each other; see launcher/bench/duel.py."""
-    from launcher.bench import duel_command
+    """Judge two arms against each other; see launcher/bench/duels/duel.py."""
+    from launcher.bench.duels import duel_command
 
     return duel_command.main(args)
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare stored receipts; see launcher/bench/compare.py."""
+    """Compare stored receipts; see launcher/bench/judging/compare.py."""
     from launcher.bench import stored
 
     return stored.compare_files(args)
 
 
 def export(args: argparse.Namespace) -> int:
-    """Export stored receipts; see launcher/bench/exporters/."""
+    """Export stored receipts; see launcher/bench/store/exporters/."""
     from launcher.bench import stored
 
     return stored.export_file(args)
@@ -126,7 +126,8 @@ def export(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Look this machine over; see launcher/bench/doctor.py."""
-    from launcher.bench import doctor, fitness
+    from launcher.bench import doctor
+    from launcher.bench.duels import fitness
 
     if args.seconds is not None and not args.aa:
         raise UsageError("--seconds is for --aa: without it a look takes a second")
@@ -198,7 +199,7 @@ def _guests() -> list[dict[str, object]]:
 
 
 def _cases() -> list[dict[str, object]]:
-    from launcher.bench import cases
+    from launcher.bench.measure import cases
 
     return [
         {

@@ -16,4 +16,4 @@ def shown(text: str) -> str:
 
 def say(sentence: str) -> None:
     """Say something that is not data."""
-    print(f"launcher: {shown(sentence)}", file=sys.stderr)
+    print(f"launcher: {shown(sentence)}", file=sys.stderr, flush=True)

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import waker
 from launcher import engines
-from launcher.bench import provenance, receipts, yardstick
-from launcher.bench.cases import Case, Value, get
-from launcher.bench.records import Round, Run
-from launcher.bench.rounds import PATIENCE_S, placement
-from launcher.bench.session import ArmPlan, Session, Tell, choose_amount, is_yardstick
-from launcher.bench.summary import Summary, front, summarise
-from launcher.bench.table import lost_remarks, next_command, print_table, remarks
-from launcher.bench.terminal import plain, say, terminated_as_interrupted
+from launcher.bench.measure import provenance, yardstick
+from launcher.bench.measure.cases import Case, Value, get
+from launcher.bench.measure.rounds import PATIENCE_S, placement
+from launcher.bench.measure.session import ArmPlan, Session, Tell, choose_amount, is_yardstick
+from launcher.bench.show.summary import Summary, front, summarise
+from launcher.bench.show.table import lost_remarks, next_command, print_table, remarks
+from launcher.bench.show.terminal import terminated_as_interrupted
+from launcher.bench.store import receipts
+from launcher.bench.store.records import Round, Run
+from launcher.words import say, shown
 from shared.errors import (
     EXIT_BROKEN_RULE,
     EXIT_CANNOT_RUN_HERE,
@@ -266,7 +268,7 @@ def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:
         return
     print_table(case, summaries)
     for sentence in remarks(case, summaries):
-        print(plain(sentence))
+        print(shown(sentence))
     print(f"next: {next_command(case, summaries)}", flush=True)
 
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import waker
 from launcher import engines
-from launcher.bench import provenance, yardstick
-from launcher.bench.provenance import Ticks
+from launcher.bench.measure import provenance, yardstick
+from launcher.bench.measure.provenance import Ticks
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_ERROR, EXIT_FINE, CannotRunError, LabError
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from launcher.bench.records import Round
+    from launcher.bench.store.records import Round
 
 
 class Bench:
@@ -40,7 +40,7 @@ class Bench:
 
     def assert_nothing_lost(self) -> None:
         """Fail when a wake-up was lost, or the round did not come to its end, with what it takes to replay it."""
-        from launcher.bench.judge import what_is_broken
+        from launcher.bench.judging.judge import what_is_broken
 
         if broken := what_is_broken([self.round]):
             pytest.fail("; ".join(broken))
@@ -71,9 +71,9 @@ def _run(
     patience_s: float = 5.0,
     **parameters: object,
 ) -> Bench:
-    from launcher.bench.cases import get
-    from launcher.bench.rota import Rota
-    from launcher.bench.sides import parse
+    from launcher.bench.duels.rota import Rota
+    from launcher.bench.duels.sides import parse
+    from launcher.bench.measure.cases import get
     from shared.errors import CannotRunError
 
     settings = ["pin=free", *(f"{name}={value}" for name, value in parameters.items())]

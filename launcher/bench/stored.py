@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from launcher.bench import exporters, receipts
-from launcher.bench.compare import compare, to_line
-from launcher.bench.terminal import say
-from launcher.bench.verdict import Settings
-from launcher.bench.verdict_table import asked, print_verdicts
+from launcher.bench.judging.compare import compare, to_line
+from launcher.bench.judging.verdict import Settings
+from launcher.bench.show.verdict_table import asked, print_verdicts
+from launcher.bench.store import exporters, receipts
+from launcher.words import say
 from shared.errors import EXIT_FINE
 
 

@@ -34,7 +34,7 @@ from handlers import costs
 
 import waker
 from launcher import engines
-from launcher.bench import provenance
+from launcher.bench.measure import provenance
 from launcher.devices.blockio import NAMES
 from tests.support.pong import ping, pong
 

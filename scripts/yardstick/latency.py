@@ -42,9 +42,9 @@ from tables import (
 )
 
 import waker
-from launcher.bench import cases, provenance, yardstick
-from launcher.bench.crew import ArmFailed
-from launcher.bench.rounds import Plan, run_round
+from launcher.bench.measure import cases, provenance, yardstick
+from launcher.bench.measure.crew import ArmFailed
+from launcher.bench.measure.rounds import Plan, run_round
 from shared.errors import CannotRunError, LabError
 
 SCHEMA = 2

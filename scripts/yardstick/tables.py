@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from launcher.bench.records import Round
-from launcher.bench.summary import summarise
+from launcher.bench.show.summary import summarise
+from launcher.bench.store.records import Round
 
 
 class Arm(NamedTuple):

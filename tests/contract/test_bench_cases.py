@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 import waker
-from launcher.bench import namespace, rounds, yardstick
-from launcher.bench.cases import CASES, DIRECT, Value, get
-from launcher.bench.crew import ArmFailed
-from launcher.bench.ledger import INTENDED, Ledger
-from launcher.bench.records import OK, SPAN, Round
-from launcher.bench.rounds import STOP, Plan, plan_rings, run_round
-from launcher.bench.stimulus import UNDER_WAY
-from launcher.bench.summary import summarise
-from launcher.bench.usage import LAUNCHER, STIMULUS, WAKER
+from launcher.bench.measure import namespace, rounds, yardstick
+from launcher.bench.measure.cases import CASES, DIRECT, Value, get
+from launcher.bench.measure.crew import ArmFailed
+from launcher.bench.measure.ledger import INTENDED, Ledger
+from launcher.bench.measure.rounds import STOP, Plan, plan_rings, run_round
+from launcher.bench.measure.stimulus import UNDER_WAY
+from launcher.bench.measure.usage import LAUNCHER, STIMULUS, WAKER
+from launcher.bench.show.summary import summarise
+from launcher.bench.store.records import OK, SPAN, Round
 from shared.errors import CannotRunError
 from tests.support.sessions import ROOT, skip_unless_it_runs
 

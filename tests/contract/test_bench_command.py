@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.bench import receipts
-from launcher.bench.cases import CASES
+from launcher.bench.measure.cases import CASES
+from launcher.bench.store import receipts
 from tests.support.sessions import (
     LAUNCHER,
     environment,

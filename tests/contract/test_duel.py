@@ -18,7 +18,7 @@ from time import monotonic
 
 import pytest
 
-from launcher.bench import receipts
+from launcher.bench.store import receipts
 from tests.support.sessions import LAUNCHER, PATIENCE_S, ROOT, environment, only_sentence, run_launcher
 
 QUICK = ("--engine", "python", "--rings", "30", "--seconds", "1", "--pin", "free", "--json")

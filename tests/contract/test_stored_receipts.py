@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.bench.receipts import Round, Run, Writer
+from launcher.bench.store.receipts import Round, Run, Writer
 from launcher.cli import main
 from tests.support.noise import duel, round_at
 

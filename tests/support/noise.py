@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.bench.receipts import Round, Usage
+from launcher.bench.store.receipts import Round, Usage
 
 Floats = NDArray[np.float64]
 

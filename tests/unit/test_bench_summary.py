@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from launcher import cli
-from launcher.bench.cases import get
-from launcher.bench.hops import hops
-from launcher.bench.receipts import Writer
-from launcher.bench.records import Round, Run, Usage
-from launcher.bench.rounds import Placement, placement
-from launcher.bench.session import ArmPlan, choose_amount
-from launcher.bench.summary import front, summarise
-from launcher.bench.table import lost_remarks, next_command, remarks
+from launcher.bench.measure.cases import get
+from launcher.bench.measure.hops import hops
+from launcher.bench.measure.rounds import Placement, placement
+from launcher.bench.measure.session import ArmPlan, choose_amount
+from launcher.bench.show.summary import front, summarise
+from launcher.bench.show.table import lost_remarks, next_command, remarks
+from launcher.bench.store.receipts import Writer
+from launcher.bench.store.records import Round, Run, Usage
 from shared.errors import CannotRunError
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.bench import calibrate, calibration, fitness, recording
-from launcher.bench.cases import get
-from launcher.bench.receipts import Round, read
-from launcher.bench.sides import Side
-from launcher.bench.verdict import Outcome
+from launcher.bench.duels import calibrate, fitness, recording
+from launcher.bench.duels.sides import Side
+from launcher.bench.judging import calibration
+from launcher.bench.judging.verdict import Outcome
+from launcher.bench.measure.cases import get
+from launcher.bench.store.receipts import Round, read
 from tests.support import noise
 from tests.support.sessions import environment
 
@@ -129,7 +130,10 @@ def test_real_duels_are_fought_until_there_are_enough_of_each_pair(tmp_path: Pat
 
 def test_the_script_says_what_it_takes() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "launcher.bench.calibrate", "--help"], env=environment(), capture_output=True, check=True
+        [sys.executable, "-m", "launcher.bench.duels.calibrate", "--help"],
+        env=environment(),
+        capture_output=True,
+        check=True,
     )
     for option in (b"--minutes", b"--real", b"--duels"):
         assert option in done.stdout

@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from launcher.bench.calibration import Rates, record, smallest_found, virtual_duels
-from launcher.bench.receipts import NothingMeasured
-from launcher.bench.verdict import Outcome
+from launcher.bench.judging.calibration import Rates, record, smallest_found, virtual_duels
+from launcher.bench.judging.verdict import Outcome
+from launcher.bench.store.receipts import NothingMeasured
 from tests.support.noise import duel, round_at
 
 ARMS = {"A": 0.0, "A'": 0.0, "A''": 0.0, "A+5%": 0.05, "A+10%": 0.10}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.bench import hosts
-from launcher.bench.compare import WEAKER, compare, to_line
-from launcher.bench.receipts import NothingMeasured, Receipts, ReceiptsError, Round, Run
-from launcher.bench.verdict import Outcome
+from launcher.bench.judging.compare import WEAKER, compare, to_line
+from launcher.bench.judging.verdict import Outcome
+from launcher.bench.store import hosts
+from launcher.bench.store.receipts import NothingMeasured, Receipts, ReceiptsError, Round, Run
 from tests.support.noise import round_at
 
 HOST: dict[str, Any] = {

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from launcher import cli
-from launcher.bench import duel, duel_command, gate
-from launcher.bench.cases import get
-from launcher.bench.crew import ArmFailed
-from launcher.bench.duel import Plan
-from launcher.bench.receipts import Round, Run, Writer, read
-from launcher.bench.rota import Rota, Tell, choose_rings, tell_nobody
-from launcher.bench.sides import Side, parse
-from launcher.bench.verdict import Outcome
+from launcher.bench.duels import duel, duel_command, gate
+from launcher.bench.duels.duel import Plan
+from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
+from launcher.bench.duels.sides import Side, parse
+from launcher.bench.judging.verdict import Outcome
+from launcher.bench.measure.cases import get
+from launcher.bench.measure.crew import ArmFailed
+from launcher.bench.store.receipts import Round, Run, Writer, read
 from shared.errors import CannotRunError, LabError, UsageError
 from tests.support import noise
 
@@ -244,7 +244,7 @@ def test_an_arm_that_no_longer_starts_is_an_error_with_its_name_and_neither_slow
             raise refusal
         return next(r for r in made if (r.arm, r.block) == (plan.arm, plan.block))
 
-    monkeypatch.setattr("launcher.bench.rota.run_round", run_round)
+    monkeypatch.setattr("launcher.bench.duels.rota.run_round", run_round)
     kept: list[Round] = []
     with pytest.raises(duel.DoesNotStart, match=rf"^B: {refusal} \(block 3 of the duel") as raised:
         duel.fight(Rota(get("wake"), SIDES, 400, 7), PLAN, kept.append, float("inf"))

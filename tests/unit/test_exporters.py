@@ -14,8 +14,8 @@ import numpy as np
 import pyperf
 import pytest
 
-from launcher.bench import exporters
-from launcher.bench.receipts import NothingMeasured, Receipts, Run
+from launcher.bench.store import exporters
+from launcher.bench.store.receipts import NothingMeasured, Receipts, Run
 from shared.errors import UsageError
 from tests.support.noise import duel, round_at
 

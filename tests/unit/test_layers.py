@@ -145,3 +145,16 @@ def test_a_process_waker_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "waker/strategies").glob("*.py")))
 def test_a_strategy_fits_on_a_page(name: str) -> None:
     assert len((ROOT / "waker/strategies" / name).read_text().splitlines()) <= 120
+
+
+INSTRUMENT = ("duels", "show", "judging", "measure", "store", "stats")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in modules("launcher/bench") if p.parent.name != "bench"], ids=lambda p: p.stem
+)
+def test_each_part_of_the_instrument_imports_only_what_is_further_down(path: Path) -> None:
+    part = path.relative_to(ROOT / "launcher/bench").parts[0]
+    below = INSTRUMENT[INSTRUMENT.index(part) :]
+    parts = {name.split(".")[2] for name in imports_of(path) if name.startswith("launcher.bench.")}
+    assert parts <= set(below)

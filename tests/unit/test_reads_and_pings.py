@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from launcher import image
-from launcher.bench import namespace, reads
-from launcher.bench.cases import get, why_nobody
-from launcher.bench.ledger import PUBLISHED, SERVED, Ledger
-from launcher.bench.pinged import Pinged
-from launcher.bench.props import BUFFERS_ADDR, Served
-from launcher.bench.reads import Reads, content
-from launcher.bench.rota import choose_rings
-from launcher.bench.session import ArmPlan, choose_amount
-from launcher.bench.sides import parse
-from launcher.bench.stimulus import UNDER_WAY, Pings, WrongAnswer, datagram, payload
+from launcher.bench.duels.rota import choose_rings
+from launcher.bench.duels.sides import parse
+from launcher.bench.measure import namespace, reads
+from launcher.bench.measure.cases import get, why_nobody
+from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
+from launcher.bench.measure.pinged import Pinged
+from launcher.bench.measure.props import BUFFERS_ADDR, Served
+from launcher.bench.measure.reads import Reads, content
+from launcher.bench.measure.session import ArmPlan, choose_amount
+from launcher.bench.measure.stimulus import UNDER_WAY, Pings, WrongAnswer, datagram, payload
 from launcher.guests import image_path
 from shared.errors import CannotRunError, LabError, UsageError
 from shared.memory import GuestMemory
@@ -119,7 +119,7 @@ def test_an_answer_to_another_question_is_noticed(pinged: tuple[Pings, socket.so
 def test_an_answer_that_did_not_come_back_is_noticed_at_the_end(
     pinged: tuple[Pings, socket.socket], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("launcher.bench.stimulus._STRAGGLER_S", 0.01)
+    monkeypatch.setattr("launcher.bench.measure.stimulus._STRAGGLER_S", 0.01)
     pings, guest = pinged
     pings(0, 0)
     guest.recv(100)

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.bench.packing import pack, unpack
-from launcher.bench.receipts import ReceiptsError, Round, Run, Usage, Writer, default_folder, default_path, read
-from launcher.bench.records import round_to_json
+from launcher.bench.store.packing import pack, unpack
+from launcher.bench.store.receipts import ReceiptsError, Round, Run, Usage, Writer, default_folder, default_path, read
+from launcher.bench.store.records import round_to_json
 
 RUN = Run("launcher duel a b", "duel", {"kernel": "6.1", "versions": {"numpy": "2"}}, "2026-01-01T00:00:00Z")
 

@@ -12,11 +12,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.bench import looks, quantiles, rank_sum, signed_rank, statistics
-from launcher.bench.bootstrap import bca_interval, pseudo_medians
-from launcher.bench.plan import pairs_needed
-from launcher.bench.signed_rank import EVERYTHING, Interval
-from launcher.bench.verdict import Outcome, Settings, judge_ratios
+from launcher.bench.judging.plan import pairs_needed
+from launcher.bench.judging.verdict import Outcome, Settings, judge_ratios
+from launcher.bench.stats import looks, quantiles, rank_sum, signed_rank, statistics
+from launcher.bench.stats.bootstrap import bca_interval, pseudo_medians
+from launcher.bench.stats.signed_rank import EVERYTHING, Interval
 
 SAMPLES = [(seed, n) for seed in range(3) for n in (6, 17, 40, 119)]
 

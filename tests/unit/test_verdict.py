@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.bench import pairs
-from launcher.bench.judge import BROKEN, NOTHING_MEASURED, judge, second_opinion
-from launcher.bench.receipts import Round, Usage
-from launcher.bench.verdict import Outcome, Settings, judge_ratios
-from launcher.bench.verdict_table import asked, print_verdicts
+from launcher.bench.judging import pairs
+from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, judge, second_opinion
+from launcher.bench.judging.verdict import Outcome, Settings, judge_ratios
+from launcher.bench.show.verdict_table import asked, print_verdicts
+from launcher.bench.store.receipts import Round, Usage
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 from tests.support.noise import duel, logs, round_at
 

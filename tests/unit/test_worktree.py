@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.bench import provenance, worktree
+from launcher.bench.duels import worktree
+from launcher.bench.measure import provenance
 from tests.support.sessions import environment
 
 REAL_GIT = shutil.which("git")
@@ -76,7 +77,7 @@ def test_interrupted_while_git_is_at_it_nothing_is_left(
 
 def test_what_a_killed_duel_left_the_next_one_takes_away(repository: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, tempfile; from pathlib import Path; from launcher.bench import worktree\n"
+        "import sys, tempfile; from pathlib import Path; from launcher.bench.duels import worktree\n"
         "tempfile.tempdir = sys.argv[2]\n"
         "with worktree.checked_out('HEAD', Path(sys.argv[1])): print(flush=True); sys.stdin.read()\n"
     )

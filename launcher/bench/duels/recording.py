@@ -1,0 +1,126 @@
+"""A recording for the calibration: identical arms and slowed ones take turns for as long as somebody has.
+
+The slowed arms are the same Waker with a delay before each break (shared/fault.py), as long as 5 % and 10 % of the p50
+that was measured first. What that comes to in the end is measured as well.
+
+The file is receipts like any other, and is to be kept for years, so rounds are made small: latencies in order of size
+and rounded to 1 in 512 (a fifteenth of what a duel lets pass), without what they used. It can be stopped at any time
+and gone on with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
+from launcher.bench.duels.sides import Side
+from launcher.bench.judging import pairs
+from launcher.bench.judging.judge import what_is_broken
+from launcher.bench.measure import provenance
+from launcher.bench.measure.cases import Case
+from launcher.bench.stats import quantiles, signed_rank
+from launcher.bench.store.packing import Nanoseconds
+from launcher.bench.store.receipts import Receipts, ReceiptsError, Round, Run, Writer
+from shared.errors import LabError
+
+KIND = "calibration"
+BASE, AGAIN = "A", "A'"
+SLOWER = {"A+5%": 0.05, "A+10%": 0.10}
+
+_TRIES = 15
+_KEPT_BITS = 9
+_COUNTS = ("sent", "served", "lost", "late", "spurious", "breaks", "broken_in_vain")
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """What the head of a recording holds of its arms."""
+
+    p50_ns: float
+    wakers: dict[str, str]
+    engine: str
+    parameters: dict[str, Any]
+    rings: int
+    seed: int
+
+    def rota(self, case: Case) -> Rota:
+        """Return the rota of these arms."""
+        sides = [Side(name, self.engine, waker, self.parameters) for name, waker in self.wakers.items()]
+        return Rota(case, sides, self.rings, self.seed)
+
+
+def choose_arms(case: Case, side: Side, seed: int, tell: Tell = tell_nobody) -> Arms:
+    """Measure the p50 of this side, and return the arms of a recording with it."""
+    rota = Rota(case, [side], choose_rings(case, [side]), seed)
+    p50s = []
+    for number in range(_TRIES):
+        tell(number, side)
+        round_ = rota.round(side, seed + number)
+        if broken := what_is_broken([round_]):
+            raise LabError(f"{broken[0]}: there is nothing to calibrate with")
+        p50s.append(quantiles.read(round_.latencies_ns, [0.5])[0.5])
+    p50_ns = float(np.median(p50s))
+    slower = {name: f"{side.waker}+delay={share * p50_ns / 1e3:.2f}" for name, share in SLOWER.items()}
+    wakers = {BASE: side.waker, AGAIN: side.waker, **slower}
+    return Arms(p50_ns, wakers, side.engine, dict(side.parameters), rota.rings, seed)
+
+
+def create(path: Path, case: Case, arms: Arms, command: str) -> Writer:
+    """Begin a recording."""
+    held = {name: getattr(arms, name) for name in Arms.__slots__}
+    host = {**provenance.host(arms.seed), KIND: {"case": case.name, **held}}
+    return Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))
+
+
+def arms_of(stored: Receipts) -> tuple[str, Arms]:
+    """Return the case and the arms of a recording; raise `ReceiptsError` for receipts of anything else."""
+    held = stored.run.host.get(KIND)
+    try:
+        if stored.run.kind != KIND or not isinstance(held, dict):
+            raise KeyError
+        arms = Arms(**{name: held[name] for name in Arms.__slots__})
+        return str(held["case"]), arms
+    except KeyError:
+        raise ReceiptsError(f"{stored.path} holds a {stored.run.kind}, not a calibration; name another file") from None
+
+
+def go_on(rota: Rota, writer: Writer, done: list[Round], seconds: float, tell: Tell = tell_nobody) -> None:
+    """Record whole blocks after those that are there, for so many seconds; rounds are added to `done`, too."""
+    end_s = monotonic() + seconds
+    block = max((round_.block for round_ in done), default=-1) + 1
+    while monotonic() < end_s:
+        for round_ in rota.block(block, tell):
+            small = slim(round_)
+            writer.write(small)
+            done.append(small)
+        block += 1
+
+
+def slim(round_: Round) -> Round:
+    """Return the round with what calibration needs of it."""
+    counts = {name: round_.counts[name] for name in _COUNTS if name in round_.counts}
+    times = rounded(np.sort(round_.latencies_ns))
+    return replace(round_, latencies_ns=times, counts=counts, usage=[], stages_ns={}, parameters={})
+
+
+def rounded(values: Nanoseconds) -> Nanoseconds:
+    """Round to so many significant bits."""
+    _, exponents = np.frexp(values.astype(float))
+    steps = np.left_shift(1, np.maximum(exponents - _KEPT_BITS, 0)).astype(np.int64)
+    near: Nanoseconds = (values + steps // 2) // steps * steps
+    return near
+
+
+def achieved(rounds: list[Round], arm: str) -> tuple[float, signed_rank.Interval]:
+    """Return by how much (log) the p50 of an arm was really above that of A, and the 95 % interval of that."""
+    of_arm, of_base = (
+        pairs.log_quantiles([r for r in rounds if r.arm == name], [0.5]).get(0.5, {}) for name in (arm, BASE)
+    )
+    differences = pairs.differences(of_base, of_arm)
+    return signed_rank.hodges_lehmann(differences), signed_rank.interval(differences, 0.05)

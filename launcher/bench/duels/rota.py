@@ -1,0 +1,100 @@
+"""A rota: several arms take turns in mirrored blocks (A B C C B A), the order by lot, a fresh process each time.
+
+What drifts in a straight line raises one difference of a block and lowers the other; what comes and goes by itself
+cannot know whose turn it is. Rounds that are compared (the first ones of the arms in a block, and the second ones) are
+rung alike, gap by gap.
+
+A block is drawn from the seed and its number alone: a rota that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from launcher.bench.duels.sides import Side
+from launcher.bench.measure.cases import Case
+from launcher.bench.measure.crew import ArmFailed
+from launcher.bench.measure.rounds import PATIENCE_S, Plan, run_round
+from launcher.bench.measure.session import CLOSED_US
+from launcher.bench.store.records import Round
+from shared.errors import CannotRunError
+
+RINGS = 1000
+_ROUND_S = 0.5
+"""What the rings of a round may take; rings that are far apart are fewer."""
+_FEWEST_RINGS = 60
+_STARTS = 10
+
+Tell = Callable[[int, Side], object]
+"""Is told of each round before it begins: the block and the arm."""
+
+
+def tell_nobody(_block: int, _side: Side) -> None:
+    """Be told, and do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rota:
+    """Who takes turns, and how each turn is rung."""
+
+    case: Case
+    sides: Sequence[Side]
+    rings: int
+    seed: int
+    patience_s: float = PATIENCE_S
+    _breaks: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        names = [side.name for side in self.sides]
+        if len(set(names)) < len(names):  # the rounds of two arms would be taken for one's
+            raise ValueError(f"two arms have one name: {', '.join(names)}")
+
+    def block(self, number: int, tell: Tell = tell_nobody) -> Iterator[Round]:
+        """Run the rounds of one block, and yield each as it ends; raises what `run_round` raises, with whose it is."""
+        lot = random.Random(f"{self.seed}:{number}")
+        order = list(self.sides)
+        lot.shuffle(order)
+        seeds = [lot.randrange(1 << 31) for _ in range(2)]
+        for position, side in enumerate([*order, *reversed(order)]):
+            tell(number, side)
+            try:
+                round_ = self.round(side, seeds[position // len(order)], number, position)
+            except (ArmFailed, CannotRunError) as reason:
+                raise type(reason)(f"{side.name}: {reason}") from None
+            yield round_
+
+    def round(self, side: Side, seed: int, block: int = 0, position: int = 0) -> Round:
+        """Run one round; raises what `run_round` raises."""
+        round_ = run_round(
+            Plan(
+                arm=side.name,
+                case=self.case.name,
+                engine=side.engine,
+                waker=side.waker,
+                parameters=side.parameters,
+                rings=self.rings,
+                seed=seed,
+                block=block,
+                position=position,
+                breaks_before=self._breaks[side.name],
+                patience_s=self.patience_s,
+                tree=side.tree,
+            )
+        )
+        self._breaks[side.name] += round_.counts.get("breaks", 0)
+        return round_
+
+
+def choose_rings(case: Case, sides: Sequence[Side]) -> int:
+    """Return how many rings a round is to have: as many as are worth the start of its processes."""
+    if not case.is_rung:
+        return _STARTS
+    if not case.is_timed:
+        return 1
+    gap_s = max(float(side.parameters.get("idle_us", CLOSED_US)) for side in sides) / 1e6
+    burst = max(int(side.parameters.get("burst", 1)) for side in sides)
+    rings = max(_FEWEST_RINGS, min(RINGS, int(_ROUND_S / gap_s)))
+    return max(burst, rings // burst * burst)

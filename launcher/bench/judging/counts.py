@@ -1,0 +1,133 @@
+"""What a wake-up takes: spurious breaks, switches, system calls, CPU time; a family of their own.
+
+They are compared for each pair of rounds as head minus base, per wake-up that was served (or per round, where it is
+memory). A difference counts when it is significant in its family (Holm, at the same alpha) and large enough to care
+for: a twentieth of the base, or one in a hundred wake-ups, whichever is more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from launcher.bench.judging import pairs
+from launcher.bench.judging.verdict import Settings
+from launcher.bench.stats import signed_rank, statistics
+from launcher.bench.stats.signed_rank import Interval
+from launcher.bench.store.receipts import Round
+
+MORE, FEWER, SAME, UNKNOWN = "more", "fewer", "same", "cannot tell"
+
+COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "syscalls")
+_OURS = ("launcher", "waker")  # processes, as roles
+_RELATIVE_FLOOR = 0.05
+_ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the unit is ns or bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CountVerdict:
+    """One count, per wake-up."""
+
+    name: str
+    unit: str
+    outcome: str
+    pairs: int
+    base: float
+    """The median of the rounds that are paired."""
+    head: float
+    estimate: float
+    """Head minus base."""
+    interval: Interval
+    p_value: float
+
+    def to_json(self) -> dict[str, object]:
+        """Return it for JSON; what is not finite is None."""
+        is_known = math.isfinite(self.interval.low)
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "outcome": self.outcome,
+            "pairs": self.pairs,
+            "base": self.base,
+            "head": self.head,
+            "difference": self.estimate,
+            "low": self.interval.low if is_known else None,
+            "high": self.interval.high if is_known else None,
+            "p_value": self.p_value,
+        }
+
+
+def judge_counts(base: Sequence[Round], head: Sequence[Round], settings: Settings) -> list[CountVerdict]:
+    """Compare every count that both arms have in a common pair."""
+    found = []
+    for name, (unit, measure) in _MEASURES.items():
+        of_base, of_head = pairs.by_turn(base, measure), pairs.by_turn(head, measure)
+        differences = pairs.differences(of_base, of_head)
+        if len(differences):
+            common = [turn for turn in of_base if turn in of_head]
+            medians = [float(np.median([of[turn] for turn in common])) for of in (of_base, of_head)]
+            found.append((name, unit, medians, differences, signed_rank.p_value(differences)))
+    level_of = [settings.level(settings.alpha / divisor) for divisor in range(1, len(found) + 1)]
+    levels = statistics.holm_levels([p_value for *_, p_value in found], level_of)
+    verdicts = []
+    for (name, unit, (of_base_, of_head_), differences, p_value), level in zip(found, levels, strict=True):
+        estimate, interval = signed_rank.hodges_lehmann(differences), signed_rank.interval(differences, level)
+        floor = max(_RELATIVE_FLOOR * of_base_, _ABSOLUTE_FLOOR if unit == "per wake" else 0.0)
+        verdicts.append(
+            CountVerdict(
+                name=name,
+                unit=unit,
+                outcome=_outcome(estimate, interval, floor),
+                pairs=len(differences),
+                base=of_base_,
+                head=of_head_,
+                estimate=estimate,
+                interval=interval,
+                p_value=p_value,
+            )
+        )
+    return verdicts
+
+
+def _outcome(estimate: float, interval: Interval, floor: float) -> str:
+    if interval.low > 0 and estimate > floor:
+        return MORE
+    if interval.high < 0 and estimate < -floor:
+        return FEWER
+    if -floor <= interval.low and interval.high <= floor:
+        return SAME
+    return UNKNOWN
+
+
+def per_wake(round_: Round, total: float | None) -> float | None:
+    """Return a total of a round for each wake-up that was served; None when either is not known."""
+    served = round_.counts.get("served", len(round_.latencies_ns))
+    return None if total is None or served <= 0 else total / served
+
+
+def _count(name: str, round_: Round) -> float | None:
+    return per_wake(round_, round_.counts.get(name))
+
+
+def _used(name: str, round_: Round) -> float | None:
+    """Return what the Launcher and the Waker used; their further threads are in it, and the stimulus is the harness."""
+    ours = [getattr(usage, name) for usage in round_.usage if usage.role in _OURS]
+    return per_wake(round_, sum(ours)) if ours else None
+
+
+def _memory(round_: Round) -> float | None:
+    ours = [usage.pss_bytes for usage in round_.usage if usage.role in _OURS and usage.pss_bytes is not None]
+    return float(sum(ours)) if ours else None
+
+
+_MEASURES: dict[str, tuple[str, Callable[[Round], float | None]]] = {
+    **{name: ("per wake", partial(_count, name)) for name in COUNTED},
+    "voluntary switches": ("per wake", partial(_used, "voluntary")),
+    "involuntary switches": ("per wake", partial(_used, "involuntary")),
+    "CPU time": ("ns per wake", partial(_used, "cpu_ns")),
+    "memory": ("bytes", _memory),
+}

@@ -1,0 +1,233 @@
+"""A duel judged as a whole: is it broken, is it slower, does it do more; and the one exit code that says so.
+
+Correctness comes first and does not wait for statistics: one lost wake-up, one round that hung or died, and the duel is
+broken, whatever the times say. Never one code for "slower" and "broken".
+
+Then the quantiles (verdict.py). Then the counts, a family of their own (counts.py): they are exact, so they show what
+a change does (one more context switch for each wake-up) where times still drown in noise. They inform; they do not
+decide, because a Waker that breaks twice as often and is faster is not worse for it. `lost` alone decides. Only of a
+case in which there are no times to speak of (the cost of being idle) the counts are all there is, and decide by the
+same words; where times were wanted and the rounds are too short to read any, nothing was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from launcher.bench.judging import pairs
+from launcher.bench.judging.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
+from launcher.bench.judging.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
+from launcher.bench.stats import quantiles
+from launcher.bench.stats.bootstrap import bca_interval
+from launcher.bench.stats.signed_rank import Floats, Interval
+from launcher.bench.store.receipts import OK, Round
+from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
+
+BROKEN = "broken"
+NOTHING_MEASURED = "nothing measured"
+
+_SHOWN_SEQS = 5
+_TINIEST = 1e-12  # of a level: a bootstrap has no more to say below
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison came to."""
+
+    base: str
+    head: str
+    control: str | None
+    outcome: str
+    """One of `Outcome`, `BROKEN` or `NOTHING_MEASURED`."""
+    sentence: str
+    quantiles: list[QuantileVerdict]
+    counts: list[CountVerdict]
+    broken: list[str]
+    """What was lost, hung or died, a sentence each, with what it takes to replay it."""
+    settings: Settings
+    notes: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that means this outcome."""
+        return {
+            BROKEN: EXIT_BROKEN_RULE,
+            NOTHING_MEASURED: EXIT_NOTHING_MEASURED,
+            Outcome.REGRESSED: EXIT_REGRESSED,
+            Outcome.CANNOT_TELL: EXIT_UNDECIDED,
+        }.get(self.outcome, EXIT_FINE)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether more blocks would not be worth their time: what a look asks.
+
+        "Not regressed" settles it when no quantile is left that cannot be told: the gate alone would stop before a
+        slower tail shows.
+        """
+        return self.outcome == BROKEN or is_settled(self.outcome, self.quantiles)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it for JSON."""
+        return {
+            "base": self.base,
+            "head": self.head,
+            "control": self.control,
+            "outcome": str(self.outcome),
+            "exit_code": self.exit_code,
+            "sentence": self.sentence,
+            "alpha": self.settings.alpha,
+            "beta": self.settings.beta,
+            "delta": self.settings.delta,
+            "power": self.settings.power,
+            "quantiles": [verdict.to_json() for verdict in self.quantiles],
+            "counts": [verdict.to_json() for verdict in self.counts],
+            "broken": self.broken,
+            "notes": self.notes,
+        }
+
+
+def judge(
+    rounds: Sequence[Round],
+    base: str,
+    head: str,
+    control: str | None = None,
+    settings: Settings | None = None,
+    *,
+    is_timed: bool = True,
+) -> Verdict:
+    """Judge arm `head` against arm `base` by the blocks that have both; `control` is the arm that is base once more.
+
+    `is_timed` says whether times are the point of the case; else its counts are.
+    """
+    settings = settings or Settings()
+    of = {arm: [r for r in rounds if r.arm == arm] for arm in (base, head, control) if arm is not None}
+    logs = {arm: pairs.log_quantiles(found, settings.quantiles) for arm, found in of.items()}
+    ratios = {p: found for p, found in pairs.ratios(logs[base], logs[head]).items() if len(found)}
+    controls = pairs.ratios(logs[base], logs[control]) if control is not None else None
+    return conclude(
+        base=base,
+        head=head,
+        control=control,
+        rounds=[r for found in of.values() for r in found],
+        found=judge_ratios(ratios, controls, settings),
+        counts=judge_counts(of[base], of[head], settings),
+        settings=settings,
+        notes=[*_notes(ratios, settings), *_notes_on_control(control, controls)],
+        is_timed=is_timed,
+    )
+
+
+def second_opinion(rounds: Sequence[Round], verdict: Verdict) -> dict[float, Interval]:
+    """Return for each quantile the BCa bootstrap interval of the same change at the same level; half a second or so.
+
+    It stands on other assumptions (bootstrap.py). Where it is far from the verdict's own interval, look at the rounds.
+    """
+    logs = {
+        arm: pairs.log_quantiles([r for r in rounds if r.arm == arm], verdict.settings.quantiles)
+        for arm in (verdict.base, verdict.head)
+    }
+    ratios = pairs.ratios(logs[verdict.base], logs[verdict.head])
+    # The same receipts give the same interval.
+    return {
+        found.quantile: bca_interval(ratios[found.quantile], found.level, seed=found.pairs)
+        for found in verdict.quantiles
+        if found.level > _TINIEST
+    }
+
+
+def conclude(
+    *,
+    base: str,
+    head: str,
+    control: str | None,
+    rounds: Sequence[Round],
+    found: list[QuantileVerdict],
+    counts: list[CountVerdict],
+    settings: Settings,
+    notes: list[str],
+    is_timed: bool = True,
+) -> Verdict:
+    """Put together what was found; correctness first."""
+    broken = what_is_broken(rounds)
+    outcome, sentence = overall(found, settings) if found or is_timed or not counts else _by_counts(counts)
+    if broken:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        outcome, sentence = BROKEN, broken[0] + more
+    return Verdict(base, head, control, outcome, sentence, found, counts, broken, settings, notes)
+
+
+def what_is_broken(rounds: Sequence[Round]) -> list[str]:
+    """Return a sentence for each round that lost a wake-up or did not come to its end."""
+    found = []
+    for round_ in rounds:
+        where = f"{round_.arm}: block {round_.block}, position {round_.position}, seed {round_.seed}"
+        lost = max(round_.counts.get("lost", 0), len(round_.lost_seqs))
+        if lost:
+            numbers = ", ".join(map(str, round_.lost_seqs[:_SHOWN_SEQS]))
+            numbers += ", ..." if len(round_.lost_seqs) > _SHOWN_SEQS else ""
+            found.append(
+                f"{where}: {_many(lost, 'wake-up')} lost" + (f" (sequence number {numbers})" if numbers else "")
+            )
+        # What a later break made good was lost all the same.
+        if in_vain := round_.counts.get("broken_in_vain", 0):
+            found.append(f"{where}: {_many(in_vain, 'break')} lost on the way")
+        if round_.ended != OK:
+            found.append(f"{where}: {shown(round_.ended)}")
+    return found
+
+
+def is_settled(outcome: str, found: list[QuantileVerdict]) -> bool:
+    """Tell whether the times are judged for good."""
+    if outcome in (NOTHING_MEASURED, Outcome.CANNOT_TELL):
+        return False
+    return outcome == Outcome.REGRESSED or all(verdict.outcome != Outcome.CANNOT_TELL for verdict in found)
+
+
+def overall(found: list[QuantileVerdict], settings: Settings) -> tuple[str, str]:
+    """Return the outcome of the quantiles together, and why."""
+    if not found:
+        return NOTHING_MEASURED, "no block has a round of both arms that can be compared"
+
+    def those(outcome: Outcome) -> list[QuantileVerdict]:
+        return [verdict for verdict in found if verdict.outcome is outcome]
+
+    if worse := those(Outcome.REGRESSED):
+        return Outcome.REGRESSED, _reasons(worse)
+    # Where the gate's own quantile is beyond the sample, the lowest that is not stands in for it.
+    gate = [verdict for verdict in found if verdict.quantile in settings.gate] or found[:1]
+    if unknown := [verdict for verdict in gate if verdict.outcome is Outcome.CANNOT_TELL]:
+        return Outcome.CANNOT_TELL, _reasons(unknown)
+    if better := those(Outcome.IMPROVED):
+        return Outcome.IMPROVED, _reasons(better)
+    return Outcome.NOT_REGRESSED, _reasons(gate)
+
+
+def _by_counts(counts: list[CountVerdict]) -> tuple[str, str]:
+    """Return the outcome where only counts were measured, and why."""
+    more, fewer = ([count for count in counts if count.outcome == word] for word in (MORE, FEWER))
+    unknown = [count for count in counts if count.outcome == UNKNOWN]
+    for found, outcome in ((more, Outcome.REGRESSED), (unknown, Outcome.CANNOT_TELL), (fewer, Outcome.IMPROVED)):
+        if found:
+            names = ", ".join(f"{count.name} ({count.base:,.3g} → {count.head:,.3g} {count.unit})" for count in found)
+            return outcome, f"no times to speak of; by what it costs, {found[0].outcome}: {names}"
+    return Outcome.NOT_REGRESSED, "no times to speak of; by what it costs, the same"
+
+
+def _reasons(verdicts: list[QuantileVerdict]) -> str:
+    return "; ".join(f"{verdict.name} {verdict.reason}" for verdict in verdicts)
+
+
+def _notes(judged: Collection[float], settings: Settings) -> list[str]:
+    missing = ", ".join(quantiles.name(p) for p in settings.quantiles if p not in judged)
+    return [f"{missing}: the rounds are too short to speak of it"] if missing else []
+
+
+def _notes_on_control(control: str | None, controls: Mapping[float, Floats] | None) -> list[str]:
+    if controls is None or any(len(found) for found in controls.values()):
+        return []
+    return [f"the control '{control}' has no round that can be compared: the verdict stands without it"]
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,1 @@
+"""What people see: tables, progress, and what goes to standard error."""

@@ -1,0 +1,125 @@
+"""The table of a bench, who is on the front, and what to try next: for people, on standard output."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from launcher.bench.measure.cases import DIRECT, Case
+from launcher.bench.measure.rounds import STOP
+from launcher.bench.show.summary import Summary, front
+from launcher.bench.stats import quantiles
+
+
+class _Column(NamedTuple):
+    heading: str
+    cell: Callable[[Summary], str]
+    is_text: bool = False
+
+
+def print_table(case: Case, summaries: Sequence[Summary]) -> None:
+    """Print a row for each arm, and below it where the time of a wake-up goes, if that was traced."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # Rows must stay rows: a pipe has no width at all.
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    columns = [column for column in _columns(case, summaries) if any(column.cell(s) != "-" for s in summaries)]
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column.is_text else "right", no_wrap=True)
+    best = next((summary.arm for summary in summaries if summary.is_waker), None)
+    for summary in summaries:
+        style = "bold red" if summary.lost else "bold" if summary.arm == best else "" if summary.is_waker else "dim"
+        table.add_row(*(column.cell(summary) for column in columns), style=style)
+    console.print(table)
+    for summary in summaries:
+        if summary.ns_per_stamp is not None:
+            text = f"{summary.arm}: medians of the hops in us; a stamp costs {summary.ns_per_stamp / 1e3:.2f}"
+            console.print(f"\n{text}", markup=False)
+            for hop, (ns, count) in summary.hops_ns.items():
+                console.print(f"  {hop:20} {ns / 1e3:8.1f}  ({count})", markup=False)
+
+
+def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
+    """Return what is to be said below the table, a sentence each."""
+    said = []
+    bases = {summary.base: summary for summary in summaries if summary.base and summary.is_waker}
+    if bases:
+        said.append(f"x C: p50 against the same algorithm in plain C ({', '.join(sorted(filter(None, bases)))})")
+    direct = next((summary for summary in summaries if summary.waker == DIRECT and summary.ratio), None)
+    if direct is not None:
+        said.append(f"the harness alone ({DIRECT}): {direct.ratio:.2f} x {direct.base}")
+    ended = [f"{summary.arm} {why}" for summary in summaries for why in dict.fromkeys(summary.ended)]
+    said += [f"not well ended: {text}" for text in ended]
+    best = front(summaries)
+    if best and case.is_timed:
+        names = ", ".join(summary.arm for summary in best)
+        said.append(f"nobody beats these in latency, CPU time and isolation at once: {names}")
+    return said
+
+
+def lost_remarks(summaries: Sequence[Summary], run_seed: int) -> list[str]:
+    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it."""
+    said = []
+    for summary in summaries:
+        if summary.lost:
+            block, seed, number = summary.lost[0]
+            more = f" and {len(summary.lost) - 1} more" if len(summary.lost) > 1 else ""
+            said.append(
+                f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}, its gaps are of seed {seed}); "
+                f"to replay the run, say --seed {run_seed}"
+            )
+    return said
+
+
+def next_command(case: Case, summaries: Sequence[Summary]) -> str:
+    """Return the command that says more than this one did."""
+    wakers = [summary for summary in summaries if summary.is_waker]
+    engine = f" --engine {wakers[0].engine}" if wakers else ""
+    lost = next((summary for summary in wakers if summary.lost), None)
+    if lost is not None:
+        return shlex.join(["launcher", "check", "--waker", lost.waker, "--engine", lost.engine])
+    if len(wakers) >= 2 and case.is_timed:
+        pair = shlex.join([wakers[0].waker, wakers[1].waker])
+        return f"launcher duel {pair} --case {case.name}{engine}"
+    other = "wake-busy" if case.name == "wake" else "wake"
+    return f"launcher bench --case {other}{engine}"
+
+
+def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
+    columns = [_Column("arm", lambda s: s.arm, is_text=True)]
+    if len({summary.engine for summary in summaries if summary.is_waker}) > 1:
+        columns.append(_Column("engine", lambda s: s.engine, is_text=True))
+    columns.append(_Column("n", lambda s: str(s.n)))
+    unit, scale = ("ms", 1e6) if case.name == "start" else ("us", 1e3)
+    columns += [_quantile_column(quantiles.name(p), unit, scale) for p in quantiles.PRINTED]
+    columns += [
+        _Column(f"max {unit}", lambda s: "-" if s.max_ns is None else f"{s.max_ns / scale:.1f}"),
+        _Column("x C", lambda s: "-" if s.ratio is None else f"{s.ratio:.2f}"),
+    ]
+    if case.name == "burst":
+        columns.append(_Column("rings/wake", lambda s: _shown(s.rings_per_wake, 1)))
+    what = "rings" if case.is_open else "reads"
+    columns.append(_Column(f"{what}/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
+    if case.name == "start":
+        columns.append(_Column("stop p50 ms", lambda s: _shown(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
+    per = "round" if not case.is_timed else "start" if case.name == "start" else "wake"
+    columns += [
+        _Column(f"CPU us/{per}", lambda s: _shown(s.cpu_ns, 1e3)),
+        _Column(f"switches/{per}", lambda s: _shown(s.switches, 1)),
+        _Column("PSS MiB", lambda s: _shown(s.pss_bytes, 1 << 20)),
+        _Column("late", lambda s: str(s.counts.get("late", 0))),
+        _Column("lost", lambda s: str(len(s.lost))),
+    ]
+    return columns
+
+
+def _quantile_column(name: str, unit: str, scale: float) -> _Column:
+    return _Column(f"{name} {unit}", lambda s: _shown(s.quantiles_ns.get(name), scale))
+
+
+def _shown(value: float | None, scale: float) -> str:
+    return "-" if value is None else f"{value / scale:.1f}"

@@ -1,0 +1,36 @@
+"""What a long measurement shares with whoever started it: progress, and signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], object]]:
+    """Yield what tells a terminal where one is, and tells anything else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield status.update
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP for ^C: what was measured is kept and printed. The main thread only."""
+
+    def stop(_signo: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {signo: signal.signal(signo, stop) for signo in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signo, handler in before.items():
+            signal.signal(signo, handler)

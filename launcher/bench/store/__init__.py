@@ -1,0 +1,1 @@
+"""What was measured, on disk: receipts, and the formats of other tools."""

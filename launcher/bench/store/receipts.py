@@ -1,0 +1,208 @@
+"""Receipts: what was measured, a JSON line for each round, written as it comes and readable whatever happens next.
+
+The seam between what measures and what judges. One side runs rounds and appends them; the other reads the file, today
+or in three years, and knows nothing of how they were run.
+
+A file is JSON Lines. Its first line is the run, every other a round:
+
+    {"schema": 1, "kind": "run", "run": {...}}
+    {"schema": 1, "kind": "round", "round": {...}}
+
+A line is one write to a file opened O_APPEND, so a Launcher that is killed leaves whole lines and at most one torn at
+the end. A reader leaves that one out and says so. A line that is torn elsewhere was not torn by us: such a file is
+refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from launcher.bench.store.packing import Nanoseconds
+from launcher.bench.store.records import (
+    OK,
+    ReceiptsError,
+    Round,
+    Run,
+    Usage,
+    round_from_json,
+    round_to_json,
+    run_from_json,
+    run_to_json,
+)
+from shared.errors import EXIT_NOTHING_MEASURED, LabError
+
+__all__ = [
+    "OK",
+    "Nanoseconds",
+    "NothingMeasured",
+    "Receipts",
+    "ReceiptsError",
+    "Round",
+    "Run",
+    "Usage",
+    "Writer",
+    "read",
+]
+
+SCHEMA: Final = 1
+
+
+class NothingMeasured(LabError):  # noqa: N818 - a finding, named as one
+    """Say that there is no round to judge."""
+
+    exit_code = EXIT_NOTHING_MEASURED
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """A file that was read: the run, its rounds in order, and what the reader had to leave out, a sentence each."""
+
+    path: Path
+    run: Run
+    rounds: list[Round]
+    notes: list[str]
+
+    def of_arm(self, arm: str) -> list[Round]:
+        """Return the rounds of one arm, in order."""
+        return [round_ for round_ in self.rounds if round_.arm == arm]
+
+    def arms(self) -> list[str]:
+        """Return the arms there are, in order of their first round."""
+        return list(dict.fromkeys(round_.arm for round_ in self.rounds))
+
+
+class Writer:
+    """Appends receipts to a file, one write for each; one process at a time."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def create(cls, path: Path, run: Run) -> Writer:
+        """Begin a new file with its run; `FileExistsError` when it is there already. Makes the folders above it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        writer._append("run", run_to_json(run))
+        return writer
+
+    @classmethod
+    def resume(cls, path: Path) -> tuple[Writer, Receipts]:
+        """Go on with a file that may have been cut short: cut off a torn last line; return also what is there."""
+        receipts = read(path)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            if receipts.notes:
+                os.ftruncate(fd, data.rindex(b"\n") + 1)
+            else:  # torn between the line and its end: nothing is missing but that
+                os.write(fd, b"\n")
+        return cls(path, fd), receipts
+
+    def write(self, round_: Round) -> None:
+        """Append one round; it is in the file when this returns."""
+        self._append("round", round_to_json(round_))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _append(self, kind: str, value: dict[str, Any]) -> None:
+        # Without NaN, which is not JSON: other languages would refuse the line.
+        text = json.dumps({"schema": SCHEMA, "kind": kind, kind: value}, separators=(",", ":"), allow_nan=False)
+        line = text.encode() + b"\n"
+        while line:  # one write, unless the disk is full or a signal falls into it
+            line = line[os.write(self._fd, line) :]
+
+
+def default_folder() -> Path:
+    """Return where receipts go when nobody says otherwise: below the XDG state folder."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # XDG base directory specification: a path that is not absolute is to be ignored.
+    root = Path(base) if base.startswith("/") else Path.home() / ".local/state"
+    return root / "lguest-launcher" / "receipts"
+
+
+def default_path(kind: str) -> Path:
+    """Return a new name in the default folder: what, when, and who, so that two at once do not meet."""
+    return default_folder() / f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.jsonl"
+
+
+def read(path: Path) -> Receipts:
+    """Read a file of receipts; raise `ReceiptsError` for one that is not, `OSError` for one that cannot be read."""
+    lines = path.read_bytes().split(b"\n")
+    tail = lines.pop()  # what follows the last end of line: nothing, or a line that was torn
+    if not lines and not tail:
+        raise ReceiptsError(f"{path} is empty: the run that should have written it had not begun")
+    notes = []
+    if tail:
+        try:
+            json.loads(tail)
+            lines.append(tail)
+        except (ValueError, RecursionError):
+            if not lines:
+                raise ReceiptsError(
+                    f"{path} is no file of receipts, or was cut off within its first line: nothing in it can be used"
+                ) from None
+            notes.append(f"{path}: line {len(lines) + 1} was cut off; the {len(lines) - 1} rounds before it are used")
+    run: Run | None = None
+    rounds: list[Round] = []
+    line_of: dict[tuple[str, int, int], int] = {}
+    for number, line in enumerate(lines, 1):
+        at = f"{path}, line {number}"
+        kind, value = _open_line(at, line, is_first=number == 1)
+        if kind == "round":
+            round_ = round_from_json(at, value)
+            rounds.append(round_)
+            first = line_of.setdefault((round_.arm, round_.block, round_.position), number)
+            if first != number:  # would count twice, and make the evidence look twice as good
+                raise ReceiptsError(f"{at} is the round of line {first} once more: remove one of the two")
+        elif run is None:
+            run = run_from_json(at, value)
+        else:
+            raise ReceiptsError(f"{at} begins a second run: keep each run in a file of its own")
+    assert run is not None  # the first line is one
+    return Receipts(path, run, rounds, notes)
+
+
+def _open_line(at: str, line: bytes, *, is_first: bool) -> tuple[str, dict[str, Any]]:
+    """Return a line's kind and what it holds, of a schema that we know."""
+    try:
+        value = json.loads(line.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        if b"\\ud" in line.lower():  # half a character can be read, and then not be printed
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        value = None
+    fields = value if isinstance(value, dict) else {}
+    schema, kind = fields.get("schema"), str(fields.get("kind"))
+    if type(schema) is int and schema > SCHEMA:
+        raise ReceiptsError(f"{at} has schema {schema} and this launcher reads up to {SCHEMA}: use a newer launcher")
+    held = fields.get(kind)
+    if type(schema) is not int or schema != SCHEMA or kind not in ("run", "round") or not isinstance(held, dict):
+        raise ReceiptsError(f"{at} is no receipt: not JSON with a schema, a kind (run or round) and that kind's fields")
+    if is_first and kind != "run":
+        raise ReceiptsError(f"{at} is a round and not the run that a file of receipts begins with: its head is missing")
+    return kind, held
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # 1e999
+        raise ValueError(f"{text} is beyond what can be computed with")
+    return number
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
