@@ -10,13 +10,13 @@ two halves, and each breaker keeps both:
 
 | kind      | what stays                                    | which engine it can stop                             |
 |-----------|-----------------------------------------------|------------------------------------------------------|
-| signal    | a signal that is blocked: it is pending       | kvm (KVM_RUN opens the mask), unicorn, python        |
+| signal    | a signal that is blocked: it is pending       | kvm (KVM_RUN opens the mask by itself), python       |
 | immediate | a byte in kvm_run that KVM reads on entry     | kvm; the signal after it ends a run that has begun   |
-| eventfd   | a count                                       | unicorn, python: they look at the flag as they go on |
-| pipe      | a byte                                        | unicorn, python                                      |
-| futex     | the flag itself: the kernel compares, then sleeps | unicorn, python                                  |
-| semaphore | a count                                       | unicorn, python                                      |
-| mqueue    | a message                                     | unicorn, python                                      |
+| eventfd   | a count                                       | python, which looks at the flag between instructions |
+| pipe      | a byte                                        | python                                               |
+| futex     | the flag itself: the kernel compares, then sleeps | python                                           |
+| semaphore | a count                                       | python                                               |
+| mqueue    | a message                                     | python                                               |
 
 A processor in Guest mode is stopped by nothing but a signal to its thread, or by the kernel: no other kind fits kvm.
 
