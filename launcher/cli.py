@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from launcher.words import say
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
@@ -50,9 +51,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _say(sentence: str, code: int) -> int:
-    # A file's name or a Guest's words may hold anything; what reaches the terminal is one line without surprises.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    print(f"launcher: {shown}", file=sys.stderr)
+    say(sentence)
     return code
 
 
@@ -176,7 +175,7 @@ def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
     duel.add_argument("--set", action="append", metavar="NAME=VALUE", help="set a parameter of both (repeatable)")
     duel.add_argument("--a", action="append", metavar="NAME=VALUE", help="set a parameter of A alone (repeatable)")
     duel.add_argument("--b", action="append", metavar="NAME=VALUE", help="set a parameter of B alone (repeatable)")
-    duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: same)")
+    duel.add_argument("--pin", metavar="HOW", help="processors: same, apart or free (as --set pin=HOW; default: apart)")
     duel.add_argument("--seconds", type=options.seconds, metavar="S", help="how long it may take (default: 100)")
     duel.add_argument("--rings", type=_count, metavar="N", help="rings of a round (default: as the case needs)")
     duel.add_argument(

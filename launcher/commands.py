@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import waker
@@ -14,6 +13,7 @@ from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
+from launcher.words import say
 from shared import breaker as breakers
 from shared.breaker import INLINE
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
         block_io=args.block_io,
     )
     with StopRequests(args.timeout, is_continued=restarts > 0) as stop:
-        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, _say) as machine:
+        with open_machine(config, lambda memory, page: make_devices(config, memory, page, stop), stop, say) as machine:
             engine, reason = machine.engine
             again = f", restart {restarts}" if restarts else ""
-            _say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}{again}")
+            say(f"guest {config.image}, engine {engine.name} ({reason}), waker {config.waker}{again}")
             exit_ = machine.loop.run()
             if args.verbose:
-                _say(_counts(machine))
+                say(_counts(machine))
                 for sentence in summaries(machine.table.devices):
-                    _say(sentence)
+                    say(sentence)
         if isinstance(exit_, Restart):
             restart.begin_anew(stop, restarts + 1)
     if isinstance(exit_, Died):
@@ -224,7 +224,3 @@ def _counts(machine: Machine) -> str:
         f"{words[TAKEN]} breaks taken ({words[SPURIOUS]} for nothing), {words[NOTIFIES]} notifications, "
         f"{words[INTERRUPTS]} interrupts; the Waker woke {stats.wakes} times and was replaced {stats.replaced} times"
     )
-
-
-def _say(sentence: str) -> None:
-    print(f"launcher: {sentence}", file=sys.stderr)

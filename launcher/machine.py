@@ -28,6 +28,7 @@ from shared.errors import UsageError
 from shared.memory import PAGE_SIZE, GuestMemory
 from shared.page import INTERRUPTS, IS_TRACING, Page
 from shared.trace import LAUNCHER_LANE, Stage, Trace
+from waker import Source
 
 MakeDevices = Callable[[GuestMemory, Page], Sequence[Device]]
 
@@ -87,7 +88,7 @@ def open_machine(
 
         table = DeviceTable(memory, device_page, interrupt, page)
         closing.callback(table.close)
-        sources = [source for device in make_devices(memory, page) for source in table.add(device)]
+        sources = _add_all(table, make_devices(memory, page))
         if stop is not None:
             sources.append(stop.source)
         wake = closing.enter_context(waker.start(config.waker, memory, page, vcpu.breaker(), sources))
@@ -111,6 +112,21 @@ def choose_breaker(engine: engines.Engine, waker_name: str) -> str:
     if name.breaker not in engine.breakers:
         raise UsageError(f"waker '{waker_name}': {engines.refuse_breaker(name.breaker, engine)}")
     return name.breaker
+
+
+def _add_all(table: DeviceTable, devices: Sequence[Device]) -> list[Source]:
+    """Put these on the page, which closes them from then on; return what is to be watched from the beginning."""
+    sources: list[Source] = []
+    left = list(devices)
+    try:
+        while left:
+            sources += table.add(left[0])
+            del left[0]
+    except BaseException:  # no room, say: for the others neither
+        for device in reversed(left):
+            device.close()
+        raise
+    return sources
 
 
 def _make_memory(config: RunConfig, name: waker.WakerName) -> GuestMemory:

@@ -22,6 +22,7 @@ from typing import Any
 
 from launcher import guests
 from launcher.config import DEFAULT_WAKER
+from launcher.devices import blockio
 from shared.errors import UsageError
 
 CONFIG_SUFFIX = ".toml"
@@ -124,8 +125,8 @@ OPTIONS: tuple[Option, ...] = (
         "block-io",
         TEXT,
         "what moves the disks' bytes: a thread each, or io_uring",
-        default="thread",
-        choices=("thread", "uring"),
+        default=blockio.NAMES[0],
+        choices=blockio.NAMES,
     ),
     Option(
         "tunnet",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from launcher.running import HasEnded, Running, find_all, open_one, open_process, wait_for_end
+from launcher.words import say, shown
 from shared.errors import EXIT_FINE, LabError, UsageError
 
 _AGAIN_S = 1.0  # a Guest in Python that never yields takes a second signal (launcher/stop.py)
@@ -28,9 +29,9 @@ def ps(args: argparse.Namespace) -> int:
             [[_heading(name) for name in names], *([_cell(name, row[name]) for name in names] for row in rows)]
         )
     else:
-        _say("no Launcher runs")
+        say("no Launcher runs")
     if found.has_skipped:
-        _say("processes that this user may not look into were skipped")
+        say("processes that this user may not look into were skipped")
     return EXIT_FINE
 
 
@@ -68,7 +69,7 @@ def stop(args: argparse.Namespace) -> int:
             if monotonic() >= end:
                 remedy = "" if args.kill else "; --kill ends it at once"
                 raise LabError(f"{what}: still runs {args.patience:g} s after {signo.name}{remedy}")
-    _say(f"{what} has stopped")
+    say(f"{what} has stopped")
     return EXIT_FINE
 
 
@@ -105,7 +106,7 @@ def _print_stats(one: Running, *, is_json: bool) -> None:
         return
     who = one.who
     again = f", restart {who.restarts}" if who.restarts else ""
-    print(_escaped(f"guest {who.guest}, engine {who.engine}, waker {who.waker}, up {_time(one.uptime_s)}{again}"))
+    print(shown(f"guest {who.guest}, engine {who.engine}, waker {who.waker}, up {_time(one.uptime_s)}{again}"))
     _print_table([list(counters), [str(count) for count in counters.values()]])
     if devices:
         _print_table([["device", *devices[0]._fields[1:]], *(list(map(str, device)) for device in devices)])
@@ -114,7 +115,7 @@ def _print_stats(one: Running, *, is_json: bool) -> None:
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print columns as wide as they must be, numbers to the right."""
-    rows = [[_escaped(cell) for cell in row] for row in rows]
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_number = [all(cell[:1].isdigit() or cell == "-" for cell in column[1:]) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -138,12 +139,3 @@ def _time(seconds: float) -> str:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}"
-
-
-def _escaped(text: str) -> str:
-    # What a stranger says of itself reaches a terminal: one line without surprises.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _say(sentence: str) -> None:
-    print(_escaped(f"launcher: {sentence}"), file=sys.stderr)

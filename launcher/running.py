@@ -243,11 +243,13 @@ def _innermost_pid(pid: int) -> int:
 
 
 def _is_started_as_launcher(pid: int) -> bool:
-    """Whether its command line is that of `launcher run`. Anybody's may be: it is only waited for."""
+    """Whether its command line is that of `launcher run`, or empty: in the middle of its execve, or just before
+    the process ends.
+
+    Anybody's may be: it is only waited for.
+    """
     args = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    if args == [b""]:
-        return True  # in the middle of its execve; or of the kernel, and waited for in vain
-    return b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args)  # noqa: PTH119
+    return args == [b""] or (b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args))  # noqa: PTH119
 
 
 def _is_kernel_thread(pid: int) -> bool:

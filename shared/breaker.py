@@ -8,15 +8,15 @@ two halves, and each breaker keeps both:
 - *The kick stays until it is taken.* So one that comes too early ends the next sleep, or the next run, instead of
   falling into the gap. An empty handler without a flag is how a well-known VMM lost breaks.
 
-| kind      | what stays                                    | which engine it can stop                             |
-|-----------|-----------------------------------------------|------------------------------------------------------|
-| signal    | a signal that is blocked: it is pending       | kvm (KVM_RUN opens the mask by itself), python       |
-| immediate | a byte in kvm_run that KVM reads on entry     | kvm; the signal after it ends a run that has begun   |
-| eventfd   | a count                                       | python, which looks at the flag between instructions |
-| pipe      | a byte                                        | python                                               |
-| futex     | the flag itself: the kernel compares, then sleeps | python                                           |
-| semaphore | a count                                       | python                                               |
-| mqueue    | a message                                     | python                                               |
+| kind      | what stays                                        | which engine it can stop                            |
+|-----------|---------------------------------------------------|-----------------------------------------------------|
+| signal    | a signal that is blocked: it is pending           | kvm (KVM_RUN opens the mask by itself) and the rest |
+| immediate | a byte in kvm_run that KVM reads on entry         | kvm; the signal after it ends a run that has begun  |
+| eventfd   | a count                                           | python, unicorn: they look at the flag as they go    |
+| pipe      | a byte                                            | python, unicorn                                     |
+| futex     | the flag itself: the kernel compares, then sleeps | python, unicorn                                     |
+| semaphore | a count                                           | python, unicorn                                     |
+| mqueue    | a message                                         | python, unicorn                                     |
 
 A processor in Guest mode is stopped by nothing but a signal to its thread, or by the kernel: no other kind fits kvm.
 

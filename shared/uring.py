@@ -194,15 +194,19 @@ class Ring:
 
     def submit(self, wait_for: int = 0) -> None:
         """Give the kernel all that is queued, and sleep until `wait_for` completions are there; may return early."""
-        count, self._queued = self._queued, 0
         words = self._words
         words[self._sq_tail_at] = self._sq_tail & 0xFFFFFFFF
-        flags = _ENTER_GETEVENTS if wait_for or words[self._sq_flags_at] & _SQ_CQ_OVERFLOW else 0
-        try:
-            syscall(_SYS_ENTER, self._fd, count, wait_for, flags, 0, 0, name="io_uring_enter")
-        except InterruptedError:
-            # A signal ended the wait; its Python handler runs now. What was submitted stays submitted.
-            return
+        while True:
+            flags = _ENTER_GETEVENTS if wait_for or words[self._sq_flags_at] & _SQ_CQ_OVERFLOW else 0
+            try:
+                taken = syscall(_SYS_ENTER, self._fd, self._queued, wait_for, flags, 0, 0, name="io_uring_enter")
+            except InterruptedError:
+                # A signal ended the wait, which begins when all is submitted; its Python handler runs now.
+                return
+            self._queued -= taken
+            # One that the kernel refuses to begin ends the call: those behind it would stay behind for ever.
+            if not self._queued or not taken:
+                return
 
     def has_completions(self) -> bool:
         """Whether a completion waits to be taken."""

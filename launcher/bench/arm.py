@@ -46,10 +46,11 @@ if __name__ == "__main__":  # two trees: the machine is of one, launcher.bench o
     sys.modules["launcher.bench"] = util.module_from_spec(_found)
 
 import waker
-from launcher.api import Device
+from launcher.api import Broken, Device, Notify
 from launcher.bench.ledger import HEADER_WORDS, INTENDED, ROW_WORDS, SENT, SERVED, SERVED_AT, WAKE, Ledger
 from launcher.bench.props import Churned, Filled, Rings, Served, Typed
 from launcher.config import RunConfig
+from launcher.devices.console import Console
 from launcher.machine import Machine, open_machine
 from shared.errors import EXIT_CANNOT_RUN_HERE, CannotRunError, LabError, SourceRefused, UsageError
 from shared.memory import GuestMemory
@@ -64,6 +65,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks whoever measures to stop."""
 
 _PR_SET_PDEATHSIG = 1
+_GOES_ON = (Broken, Notify)
 _STAMPS = 2000
 _ON_ITS_WAY_S = 1.0
 
@@ -83,7 +85,9 @@ class Spec:
     ledger: int
     fds: list[int]
     idle: int
-    payload: int
+    seed: int
+    own: dict[str, Any]
+    """What was set of the parameters that the case alone has."""
     memory_mib: int
     switch_us: int
     is_tracing: bool
@@ -136,7 +140,7 @@ def _run_rings(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
 def _run_console(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     def make(memory: GuestMemory, page: Page) -> list[Device]:
         room = Room(memory, page, slot=0) if waker.parse(spec.waker).is_ring_aware else None
-        return [Typed(spec.fds[0], Served(ledger, page), spec.payload, room)]
+        return [Typed(spec.fds[0], Served(ledger, page), int(spec.own["payload"]), room)]
 
     _run(spec, ledger, control, make)
 
@@ -172,6 +176,47 @@ def _run_churn(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     _run(spec, ledger, control, make, after=refill)
 
 
+def _run_ping(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
+    """Have the Guest answer pings. The TAP is in a network of this process' own; the stimulus gets a socket of it."""
+    from launcher.bench import namespace, pinged  # late: the tree may be older than what it takes
+
+    namespace.enter()
+    made: list[pinged.Pinged] = []
+    typed, _never_closed = os.pipe()  # the Guest's console, at which nobody types
+    sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def make(memory: GuestMemory, page: Page) -> list[Device]:
+        is_aware = waker.parse(spec.waker).is_ring_aware
+        made.append(pinged.Pinged(Served(ledger, page), Room(memory, page, 1) if is_aware else None))
+        return [Console(typed, sink, room=Room(memory, page, 0) if is_aware else None), made[0]]
+
+    def greet(machine: Machine) -> None:
+        while not made[0].is_started:
+            _run_once(machine)
+        with made[0].open_socket() as asker:
+            socket.send_fds(control, [b"r"], [asker.fileno()])
+
+    _run(spec, ledger, control, make, greet, args=(pinged.GUEST_ADDR,), count=lambda: {"dropped": made[0].dropped()})
+
+
+def _run_block(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
+    from launcher.bench.reads import Reads  # late, as above
+
+    made: list[Reads] = []
+
+    def make(memory: GuestMemory, page: Page) -> list[Device]:
+        served = Served(ledger, page)
+        made.append(Reads(memory, spec.memory_mib << 20, ledger, served, spec.seed, spec.own))
+        return [made[0]]
+
+    def greet(machine: Machine) -> None:
+        control.send(b"r")
+        control.recv(1)
+        made[0].begin()
+
+    _run(spec, ledger, control, make, greet)
+
+
 def _run(
     spec: Spec,
     ledger: Ledger,
@@ -179,9 +224,12 @@ def _run(
     make: Callable[[GuestMemory, Page], list[Device]],
     greet: Callable[[Machine], object] | None = None,
     after: Callable[[Machine], object] | None = None,
+    args: tuple[str, ...] = (),
+    count: Callable[[], dict[str, int]] = dict,
 ) -> None:
+    """Run the machine until all is served; `count` yields what there is to count besides."""
     words, rings = ledger.words, ledger.rings
-    with open_machine(_config(spec), make) as machine:
+    with open_machine(_config(spec, args), make) as machine:
         _freeze()
         cpu_before = _cpu_of_threads()
         if greet is None:
@@ -189,23 +237,26 @@ def _run(
         else:
             greet(machine)
         ended = "ok"
-        run_once = machine.loop.run_once
         try:
-            if after is None:
-                while words[SERVED] < rings:
-                    run_once()
-            else:
-                while words[SERVED] < rings:
-                    run_once()
+            while words[SERVED] < rings:
+                _run_once(machine)
+                if after is not None:
                     after(machine)
         except GivenUp:
             ended = "hung"
-        _finish(control, machine, ended, cpu_before)
+        _finish(control, machine, ended, cpu_before, counts=_counts(machine) | count())
 
 
-def _config(spec: Spec) -> RunConfig:
+def _run_once(machine: Machine) -> None:
+    exit_ = machine.loop.run_once()
+    if not isinstance(exit_, _GOES_ON):
+        raise LabError(f"its Guest came to an end that nobody asked for: {exit_}")
+
+
+def _config(spec: Spec, args: tuple[str, ...] = ()) -> RunConfig:
     return RunConfig(
         image=spec.guest,
+        args=args,
         engine=spec.engine,
         waker=spec.waker,
         memory_mib=spec.memory_mib,
@@ -217,7 +268,7 @@ def _finish(control: socket.socket, machine: Machine, ended: str, cpu_before: di
     """Say that it is over, stay while the costs are read, and report."""
     signal.signal(GIVE_UP, signal.SIG_IGN)
     cpu_ns = {name: ns - cpu_before.get(name, 0) for name, ns in _cpu_of_threads().items()}
-    report = {"ended": ended, "counts": _counts(machine), "cpu_ns": cpu_ns, **more}
+    report = {"ended": ended, "cpu_ns": cpu_ns, **more}
     _stay(control, report | _traced(machine))
 
 
@@ -343,7 +394,8 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
         loop.waker = started
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         ended_cpu_ns = int((children.ru_utime + children.ru_stime) * 1e9)
-        _finish(control, machine, "ok", cpu_before, stopped_ns=stopped_ns, ended_cpu_ns=ended_cpu_ns)
+        counts = _counts(machine)
+        _finish(control, machine, "ok", cpu_before, counts=counts, stopped_ns=stopped_ns, ended_cpu_ns=ended_cpu_ns)
         started.stop()
 
 
@@ -352,6 +404,8 @@ _DEVICES: dict[str, Callable[[Spec, Ledger, socket.socket], None]] = {
     "console": _run_console,
     "vring": _run_vring,
     "churn": _run_churn,
+    "net": _run_ping,
+    "disk": _run_block,
     "start": _run_start,
     "direct": _run_direct,
 }

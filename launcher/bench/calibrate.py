@@ -1,8 +1,8 @@
 """scripts/calibrate: how often a duel is wrong on this machine, and how often it finds what is there.
 
 Three steps, each of which can be stopped and gone on with: a long recording (recording.py), a thousand virtual duels
-for each pair of arms out of it (calibration.py), and some real duels of the same arms. Then a table
-against the targets.
+for each pair of arms out of it (calibration.py), and some real duels of the same arms. Then a table against the
+targets.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from launcher.bench import calibration, duel, recording, statistics
+from launcher.bench import calibration, duel, hosts, provenance, recording, statistics
 from launcher.bench.cases import Case, get
-from launcher.bench.receipts import NothingMeasured, Round, Writer, read
+from launcher.bench.judge import what_is_broken
+from launcher.bench.receipts import NothingMeasured, Receipts, Round, Writer, read
 from launcher.bench.recording import AGAIN, BASE, Arms
 from launcher.bench.rota import Rota
 from launcher.bench.sides import parse
@@ -79,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
     was_interrupted = False
     with terminated_as_interrupted():
         try:
-            case, arms, rounds = _record(path, args)
+            case, arms, rounds = _record(path, duels_path, args)
         except KeyboardInterrupt:
             if not path.exists():
                 raise
@@ -89,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
             case, rounds = get(name), stored.rounds
         try:
             if not was_interrupted:
-                _fight(case, arms, duels_path, args.real)
+                fight(case, arms, duels_path, args.real)
         except KeyboardInterrupt:
             was_interrupted = True
     _print_recording(arms, rounds, path)
@@ -124,13 +125,15 @@ def _parser() -> argparse.ArgumentParser:
 # ---- The recording ----
 
 
-def _record(path: Path, args: argparse.Namespace) -> tuple[Case, Arms, list[Round]]:
+def _record(path: Path, duels_path: Path, args: argparse.Namespace) -> tuple[Case, Arms, list[Round]]:
     """Begin or go on with the recording until it is long enough."""
     with progress() as tell:
         if path.exists():
             writer, stored = Writer.resume(path)
             name, arms = recording.arms_of(stored)
             case, rounds = get(name), stored.rounds
+            if _left_s(rounds, args) > 0 or any(_fought(duels_path)[head] < args.real for head in TARGETS):
+                _expect_this_machine(stored)
         else:
             case, rounds = get(args.case), []
             side = parse(case, args.waker, args.engine, args.set or ())
@@ -139,15 +142,27 @@ def _record(path: Path, args: argparse.Namespace) -> tuple[Case, Arms, list[Roun
             )
             writer = recording.create(path, case, arms, shlex.join(["scripts/calibrate", *sys.argv[1:]]))
         with writer:
-            left_s = args.minutes * 60 - sum(round_.duration_ns for round_ in rounds) / 1e9
             recording.go_on(
                 arms.rota(case),
                 writer,
                 rounds,
-                left_s,
+                _left_s(rounds, args),
                 lambda block, side: tell(f"recording block {block}: {side.name}"),
             )
     return case, arms, rounds
+
+
+def _left_s(rounds: list[Round], args: argparse.Namespace) -> float:
+    return float(args.minutes * 60 - sum(round_.duration_ns for round_ in rounds) / 1e9)
+
+
+def _expect_this_machine(stored: Receipts) -> None:
+    """Raise `LabError` when the recording is another machine's: the delays in it are shares of the p50 of that one."""
+    if apart := hosts.decisive_differences(stored.run.host, provenance.host(0)):
+        raise LabError(
+            f"{stored.path} was begun on another machine ({'; '.join(apart)}) and can only be read here, "
+            "with --minutes 0 --real 0; name another file with -o to calibrate this one"
+        )
 
 
 def _print_recording(arms: Arms, rounds: list[Round], path: Path) -> None:
@@ -157,6 +172,8 @@ def _print_recording(arms: Arms, rounds: list[Round], path: Path) -> None:
         f"{path}: {len(rounds)} rounds of {arms.rings} rings in {blocks} blocks, {seconds / 60:.1f} min, "
         f"{path.stat().st_size / 1e6:.1f} MB; A is {arms.wakers[BASE]} on {arms.engine}, p50 {arms.p50_ns / 1e3:.1f} us"
     )
+    for sentence in what_is_broken(rounds):
+        print(f"  broken, and its block left out: {sentence}")
     for arm in list(arms.wakers)[1:]:
         found, interval = recording.achieved(rounds, arm)
         print(
@@ -190,29 +207,29 @@ def _virtual(rounds: list[Round], duels: int) -> Iterator[Row]:
             yield Row(head, "virtual", duels, regressed, rates.bounds(Outcome.REGRESSED), rates.outcomes, remark)
 
 
-def _fight(case: Case, arms: Arms, path: Path, wanted: int) -> None:
+def fight(case: Case, arms: Arms, path: Path, wanted: int, seconds: float = duel.DEFAULT_SECONDS) -> None:
     """Fight real duels, one line of JSON each, until there are so many of each pair."""
     sides = {side.name: side for side in arms.rota(case).sides}
-    done = Counter(line["head"] for line in _lines(path))
+    done = _fought(path)
     with progress() as tell:
         for number in range(wanted):
             for head in TARGETS:
                 if done[head] > number:
                     continue
                 tell(f"real duel {number + 1} of {wanted}: {head} against A")
-                line = _fight_one(
-                    Rota(case, [sides[BASE], sides[head], sides[BASE].again()], arms.rings, random.randrange(1 << 31)),
-                    head,
-                )
+                # A' is an arm of its own here, so the control is A''.
+                arms_of_it = [sides[BASE], sides[head], sides[BASE].again().again()]
+                rota = Rota(case, arms_of_it, arms.rings, random.randrange(1 << 31))
+                line = _fight_one(rota, head, seconds)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _append(path, json.dumps(line, allow_nan=False))
 
 
-def _fight_one(rota: Rota, head: str) -> dict[str, object]:
+def _fight_one(rota: Rota, head: str, seconds: float) -> dict[str, object]:
     began_s, rounds = monotonic(), list[Round]()
-    plan = duel.begin(rota, Settings(), duel.DEFAULT_SECONDS, rounds.append)
+    plan = duel.begin(rota, Settings(), seconds, rounds.append)
     if not rounds:
-        duel.fight(rota, plan, rounds.append, began_s + duel.DEFAULT_SECONDS)
+        duel.fight(rota, plan, rounds.append, began_s + seconds)
     verdict = plan.judge(rounds)
     took_s = round(monotonic() - began_s, 1)
     return {
@@ -236,6 +253,11 @@ def _real(path: Path) -> Iterator[Row]:
             remark = f"the longest took {longest_s:.0f} s" + ("" if longest_s <= MOST_SECONDS else ": TOO LONG")
             bounds = statistics.share_bounds(regressed, len(mine))
             yield Row(head, "real", len(mine), regressed, bounds, outcomes, remark)
+
+
+def _fought(path: Path) -> Counter[str]:
+    """Return how many real duels of each pair are in the file."""
+    return Counter(line["head"] for line in _lines(path))
 
 
 def _append(path: Path, line: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import waker
 from launcher import engines
+from launcher.bench import namespace
 from launcher.machine import choose_breaker
 from shared.errors import LabError, UsageError
 
@@ -26,6 +27,8 @@ class Parameter:
     low: float = 0
     high: float = float("inf")
     choices: tuple[str, ...] = ()
+    multiple_of: int = 1
+    """Of whole numbers."""
 
     def parse(self, name: str, text: str) -> Value:
         """Return the value that `text` is; raise `UsageError` for one that cannot be."""
@@ -41,6 +44,8 @@ class Parameter:
             raise UsageError(f"parameter {name}={text} is not {wanted}") from None
         if not self.low <= value <= self.high:
             raise UsageError(f"parameter {name}={text} is outside {self.low:g} to {self.high:g}")
+        if value % self.multiple_of and kind is int:
+            raise UsageError(f"parameter {name}={text} is no multiple of {self.multiple_of}")
         return value
 
 
@@ -76,13 +81,24 @@ class Case:
     variants: tuple[str, ...] = ("",)
     """What is put behind a Waker's name where nobody named any."""
     is_rung: bool = True
+    """Whether there are rings; else Wakers come and go."""
+    is_open: bool = True
+    """Whether a stimulus rings when it is time, whatever the arm does (open loop); else an answer brings the next."""
     is_timed: bool = True
     """Whether its latencies are the point; else its counts are."""
 
     @property
+    def is_answered(self) -> bool:
+        """Whether a ring is served when the Guest has answered it; else when the device has what came."""
+        return self.device in ("console", "net")
+
+    @property
     def parameters(self) -> dict[str, Parameter]:
         """Return all its parameters by name."""
-        return {**self.own, **(_RINGS if self.is_rung and self.is_timed else {}), **_MACHINE}
+        rings: Mapping[str, Parameter] = _RINGS if self.is_rung and self.is_timed else {}
+        if not self.is_open:
+            rings = {name: parameter for name, parameter in rings.items() if name == "warmup"}
+        return {**self.own, **rings, **_MACHINE, **self.own}  # its own first, and also where they are everybody's
 
     def wakers(self) -> list[str]:
         """Return the names of all Wakers that there are, and of their variants that matter here."""
@@ -113,7 +129,7 @@ class Case:
     def _why_not_this(self, name: waker.WakerName) -> str | None:
         if self.device == "vring" and name.needs_private_memory:
             return "its Guest memory is private and cannot be given to the process that fills the ring"
-        return None
+        return namespace.missing() if self.device == "net" else None
 
 
 def _is_one(name: str, variant: str) -> bool:
@@ -169,6 +185,30 @@ CASES: dict[str, Case] = {
             "the cost of nothing for some seconds; and then one ring",
             own={"seconds": Parameter(1.0, "how long", 0.001, 3600)},
             is_timed=False,
+        ),
+        Case(
+            "ping",
+            "from a datagram sent into a TAP through the Guest to its answer's being back in the sender's socket",
+            guest="pong",
+            device="net",
+            own={
+                "payload": Parameter(64, "bytes in a datagram", 8, 1472),
+                # An emulated processor answers in 0.2 ms, more with busy neighbours: faster, and queues are measured.
+                "idle_us": Parameter(2000.0, _RINGS["idle_us"].help, 1, 1_000_000),
+            },
+        ),
+        Case(
+            "block",
+            "from the Guest's asking for a random read of its disk to the answer in its ring; each answer brings the "
+            "next read (a closed loop: nothing is rung)",
+            device="disk",
+            own={
+                "depth": Parameter(1, "reads in flight", 1, 42),
+                "bytes": Parameter(4096, "bytes in a read", 512, 65536, multiple_of=512),
+                "size_mib": Parameter(16, "the disk, a file in the page cache", 1, 1024),
+                "io": Parameter("thread", "what moves the bytes", choices=("thread", "uring")),
+            },
+            is_open=False,
         ),
         Case("start", "from nothing to a Waker that watches, and its end", device="start", is_rung=False),
     )

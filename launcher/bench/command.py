@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,18 +13,17 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from types import FrameType
 
 import waker
 from launcher import engines
 from launcher.bench import provenance, receipts, yardstick
-from launcher.bench.arm import STOPS
 from launcher.bench.cases import Case, Value, get
 from launcher.bench.records import Round, Run
 from launcher.bench.rounds import PATIENCE_S, placement
 from launcher.bench.session import ArmPlan, Session, Tell, choose_amount, is_yardstick
 from launcher.bench.summary import Summary, front, summarise
 from launcher.bench.table import lost_remarks, next_command, print_table, remarks
+from launcher.bench.terminal import plain, say, terminated_as_interrupted
 from shared.errors import (
     EXIT_BROKEN_RULE,
     EXIT_CANNOT_RUN_HERE,
@@ -70,11 +68,14 @@ def main(request: Request) -> int:
     case = get(request.case)
     names, reason = _choose_engines(case, request.engines)
     chosen = choose_arms(case, request.wakers, names, parse_settings(case, request.settings))
-    for arm, why_not in chosen.skipped.items():
-        _say(f"{arm} is left out: {why_not}")
     wants_yardsticks = bool(request.wakers) and all(is_yardstick(pattern) for pattern in request.wakers)
-    if not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms):
-        raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(chosen.skipped.values())[:400]}")
+    reasons = list(dict.fromkeys(chosen.skipped.values()))
+    is_vain = not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms)
+    if not is_vain or len(reasons) > 1:
+        for arm, why_not in chosen.skipped.items():
+            say(f"{arm} is left out: {why_not}")
+    if is_vain:
+        raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(reasons)[:400]}")
     seed = random.randrange(1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
@@ -84,18 +85,18 @@ def main(request: Request) -> int:
         writer = receipts.Writer.create(path, run)
     except FileExistsError:
         raise UsageError(f"{path} is there already; name another file, or remove it") from None
-    _say(f"case {case.name}: {case.measures}")
+    say(f"case {case.name}: {case.measures}")
     if (busy := provenance.busy_percent()) > _BUSY_PERCENT:
-        _say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
-    _say(f"engine {', '.join(names)} ({reason}), {len(chosen.arms)} arms, {amount.rings} rings a round, seed {seed}")
+        say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
+    say(f"engine {', '.join(names)} ({reason}), {len(chosen.arms)} arms, {amount.rings} rings a round, seed {seed}")
     with writer:
         rounds, was_interrupted = _measure(session, writer)
-    _say(f"{len(rounds)} rounds are in {path}")
+    say(f"{len(rounds)} rounds are in {path}")
     for arm, why in (session.skipped | session.failed).items():
-        _say(f"{arm} {'is left out' if arm in session.skipped else 'FAILED'}: {why}")
+        say(f"{arm} {'is left out' if arm in session.skipped else 'FAILED'}: {why}")
     code = _show(case, rounds, seed, is_json=request.is_json)
     if was_interrupted:
-        _say("interrupted: what was measured until then is above")
+        say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED
     if not rounds and session.skipped and not session.failed:
         return EXIT_CANNOT_RUN_HERE
@@ -106,11 +107,12 @@ def show(path: Path, *, is_json: bool) -> int:
     """Print the tables of stored receipts, a case after the other; return the exit code they had."""
     stored = receipts.read(path)
     for note in stored.notes:
-        _say(note)
+        say(note)
     if not stored.rounds:
         raise receipts.NothingMeasured(f"{path} holds a run and no round of it: nothing was measured")
     cases = dict.fromkeys(round_.case for round_ in stored.rounds)
-    seed = int(stored.run.host.get("seed", 0))
+    held = stored.run.host.get("seed")
+    seed = held if type(held) is int else 0  # a foreign file's may be anything
     return max(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
 
 
@@ -214,7 +216,7 @@ def _choose_engines(case: Case, wanted: Sequence[str]) -> tuple[list[str], str]:
 def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], bool]:
     """Run the session, each round written as it comes; return them, and whether somebody had enough before the end."""
     rounds: list[Round] = []
-    with _progress() as tell, _terminated_as_interrupted():
+    with _progress() as tell, terminated_as_interrupted():
         try:
             for round_ in session.run(tell):
                 writer.write(round_)
@@ -237,21 +239,6 @@ def _progress() -> Iterator[Tell]:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP for ^C: what was measured is kept and printed."""
-
-    def stop(_signo: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {signo: signal.signal(signo, stop) for signo in STOPS[1:]}
-    try:
-        yield
-    finally:
-        for signo, handler in before.items():
-            signal.signal(signo, handler)
-
-
 def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:
     """Print what the rounds come to; return the exit code that this means."""
     summaries = summarise(rounds)
@@ -264,7 +251,7 @@ def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> i
         code = EXIT_FINE
     lost = lost_remarks(summaries, seed)
     for sentence in lost:
-        _say(sentence)
+        say(sentence)
     if not lost and any(summary.ended for summary in summaries):
         code = EXIT_ERROR
     return EXIT_BROKEN_RULE if lost else code
@@ -279,13 +266,9 @@ def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:
         return
     print_table(case, summaries)
     for sentence in remarks(case, summaries):
-        print(sentence)
+        print(plain(sentence))
     print(f"next: {next_command(case, summaries)}", flush=True)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _say(sentence: str) -> None:
-    print(f"launcher: {sentence}", file=sys.stderr)

@@ -83,19 +83,21 @@ def compare(base: Receipts, head: Receipts, settings: Settings | None = None, *,
     if not common:
         apart = _parameters_apart(of_base, of_head) or f"{_named(of_base)} against {_named(of_head)}"
         raise NothingMeasured(f"{base.path} and {head.path} have no rounds in common: {apart}")
-    yardsticks = _yardstick(base), _yardstick(head)
-    is_relative = yardsticks[0] is not None and yardsticks[1] is not None
+    yardsticks = {key: _yardstick(key, of_base, of_head) for key in common}
     notes = [*base.notes, *head.notes, WEAKER]
     notes += [f"different machines, compared because of --force: {difference}" for difference in differences]
     notes += hosts.doubts(base.run.host, head.run.host)
-    if not is_relative:
-        notes.append("no yardstick in both: absolute times are compared, which move with the machine")
+    if absolute := [key for key in common if yardsticks[key] is None]:
+        named = "" if len(absolute) == len(common) else f" for {_named(absolute)}"
+        notes.append(f"no yardstick in both{named}: absolute times are compared, which move with the machine")
     if left_out := [key for key in (*of_base, *of_head) if (key in of_base) != (key in of_head)]:
         notes.append(f"in one file only, left out: {_named(left_out)}")
     shared = replace(settings, alpha=settings.alpha / len(common))
-    verdicts = [
-        _compare_one(of_base[key], of_head[key], yardsticks if is_relative else (None, None), shared) for key in common
-    ]
+    verdicts = []
+    for key in common:
+        yardstick = yardsticks[key]
+        both = (None, None) if yardstick is None else (of_base[yardstick], of_head[yardstick])
+        verdicts.append(_compare_one(of_base[key], of_head[key], both, shared))
     return Comparison(verdicts, notes)
 
 
@@ -144,10 +146,11 @@ def _logs(rounds: Sequence[Round], yardstick: Sequence[Round] | None, settings: 
     return pairs.ratios(pairs.log_quantiles(yardstick, settings.quantiles), logs)
 
 
-def _yardstick(receipts: Receipts) -> list[Round] | None:
-    """Return the rounds of the first yardstick there is."""
-    arms = [round_.arm for round_ in receipts.rounds if round_.engine == YARDSTICK]
-    return receipts.of_arm(arms[0]) if arms else None
+def _yardstick(key: Key, base: Iterable[Key], head: Iterable[Key]) -> Key | None:
+    """Return the yardstick of an arm: one that did the same with the same parameters, the same one in both files."""
+    of_head = set(head)
+    fitting = [one for one in base if one in of_head and one[2] == YARDSTICK and (one[1], one[4]) == (key[1], key[4])]
+    return min(fitting, default=None)  # the first by name: a bench shuffles its arms
 
 
 def _by_key(rounds: Iterable[Round]) -> dict[Key, list[Round]]:

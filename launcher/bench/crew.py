@@ -211,6 +211,17 @@ class Stimulus:
     def __enter__(self) -> Stimulus:
         return self
 
+    def finish(self) -> None:
+        """Let it go, and wait until it has looked at what came back; raise `ArmFailed` when that is not right."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(_REPORT_S)
+        except subprocess.TimeoutExpired:
+            raise ArmFailed(f"the stimulus did not come to its end within {_REPORT_S:.0f} s") from None
+        if code:
+            raise ArmFailed(f"the stimulus left with {code}")
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

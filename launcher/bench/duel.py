@@ -16,15 +16,19 @@ from time import monotonic
 from typing import Any
 
 from launcher.bench import looks, pairs
+from launcher.bench.cases import get
 from launcher.bench.crew import ROOT, ArmFailed
 from launcher.bench.judge import Verdict, judge, what_is_broken
+from launcher.bench.plan import pairs_needed
 from launcher.bench.receipts import Receipts, ReceiptsError, Round
 from launcher.bench.rota import Rota, Tell, tell_nobody
-from launcher.bench.verdict import Settings
+from launcher.bench.verdict import Outcome, Settings
 from shared.errors import CannotRunError, LabError
 
 KIND = "duel"
 DEFAULT_SECONDS = 100.0
+ENOUGH_RINGS = 12_000
+"""Times may not end a duel before each arm was rung so often: one break lost in 10,000 is to come to light first."""
 SHARE = 0.95
 """Of the time that is left after trying out, what is planned: the rest is for what takes longer than it did."""
 
@@ -65,12 +69,34 @@ class Plan:
 
     def judge(self, rounds: list[Round]) -> Verdict:
         """Judge what there is."""
-        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds))
+        is_timed = get(self.case).is_timed
+        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds), is_timed=is_timed)
+        if verdict.outcome == Outcome.CANNOT_TELL and (longer := self._what_would_tell(rounds, verdict)):
+            verdict = replace(verdict, notes=[*verdict.notes, longer])
         done = len({round_.block for round_ in rounds})
         if done < self.blocks and not verdict.is_settled:
             note = f"{done} of {self.blocks} planned blocks were measured: alpha is spent in that proportion"
             verdict = replace(verdict, notes=[*verdict.notes, note])
         return verdict
+
+    def _what_would_tell(self, rounds: list[Round], verdict: Verdict) -> str | None:
+        """Say how long a duel would have to be on this machine; None where no length would do."""
+        change = 2 * self.delta
+        for found in verdict.quantiles:
+            is_unfit = found.control is not None and abs(found.control) > verdict.settings.log_delta
+            if found.quantile not in verdict.settings.gate or found.outcome is not Outcome.CANNOT_TELL or is_unfit:
+                continue
+            of_base, of_head = (
+                pairs.log_quantiles([r for r in rounds if r.arm == arm], [found.quantile])
+                for arm in (self.base, self.head)
+            )
+            needed = pairs_needed(pairs.ratios(of_base, of_head)[found.quantile], change, verdict.settings)
+            if needed is not None and needed > found.pairs:
+                return (
+                    f"about {needed} pairs would find a slowdown of {found.name} by {100 * change:g} %, or clear of it "
+                    f"what is the same; these were {found.pairs}"
+                )
+        return None
 
     def to_json(self) -> dict[str, object]:
         """Return it for the head of the receipts."""
@@ -92,9 +118,19 @@ def plan_of(receipts: Receipts) -> Plan:
         if type(value) is not kind or (isinstance(value, str) and not value.isprintable()):
             raise ReceiptsError(f"{receipts.path}: '{name}' of its plan is {value!r:.40}, which it cannot be")
         fields[name] = value
-    if fields["blocks"] < 1 or not (0 < fields["delta"] < 10 and 0 < fields["alpha"] < 1):
+    if fields["blocks"] < 1 or not (0 < fields["delta"] <= 1 and 0 < fields["alpha"] <= 1):
         raise ReceiptsError(f"{receipts.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
     return Plan(**fields)
+
+
+def expect_of(plan: Plan, receipts: Receipts) -> None:
+    """Raise `ReceiptsError` when there are rounds in the file that the plan does not have."""
+    for round_ in receipts.rounds:
+        where = f"{receipts.path}: block {round_.block}, position {round_.position}"
+        if round_.case != plan.case:
+            raise ReceiptsError(f"{where} is of case {round_.case}, and the duel is of {plan.case}")
+        if not 0 <= round_.block < plan.blocks:
+            raise ReceiptsError(f"{where} is none of the {plan.blocks} blocks of its plan")
 
 
 def try_out(rota: Rota, tell: Tell = tell_nobody) -> tuple[list[Round], float]:
@@ -144,7 +180,7 @@ def choose_blocks(block_s: float, seconds: float) -> int:
 def fight(rota: Rota, plan: Plan, keep: Callable[[Round], object], deadline_s: float, tell: Tell = tell_nobody) -> None:
     """Run block after block until a look settles it, the plan is at its end, or the clock; `keep` is given each round.
 
-    A lost wake-up or a round that dies settles it at once. Raises what `run_round` raises.
+    A lost wake-up or a round that dies settles it at once. Raises `DoesNotStart` for an arm that no longer does.
     """
     rounds: list[Round] = []
     longest_s = 0.0
@@ -152,13 +188,17 @@ def fight(rota: Rota, plan: Plan, keep: Callable[[Round], object], deadline_s: f
         began_s = monotonic()
         if block and began_s + longest_s > deadline_s:
             return
-        for round_ in rota.block(block, tell):
-            keep(round_)
-            rounds.append(round_)
-            if what_is_broken([round_]):
-                return
+        try:
+            for round_ in rota.block(block, tell):
+                keep(round_)
+                rounds.append(round_)
+                if what_is_broken([round_]):
+                    return
+        except (ArmFailed, CannotRunError) as reason:
+            raise DoesNotStart(f"{reason} (block {block} of the duel; before, it did start)") from None
         longest_s = max(longest_s, monotonic() - began_s)
-        if block + 1 in plan.ends and plan.judge(rounds).is_settled:
+        is_enough = 2 * (block + 1) * rota.rings >= ENOUGH_RINGS or not rota.case.is_rung
+        if block + 1 in plan.ends and is_enough and plan.judge(rounds).is_settled:
             return
 
 

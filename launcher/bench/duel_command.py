@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shlex
 import sys
@@ -13,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from launcher.bench import duel, gate, provenance, receipts, worktree
+from launcher.bench import duel, gate, provenance, quantiles, receipts, worktree
 from launcher.bench.cases import Case, get
 from launcher.bench.duel import KIND, Plan
-from launcher.bench.judge import BROKEN, NOTHING_MEASURED, Verdict
+from launcher.bench.judge import BROKEN, NOTHING_MEASURED, Verdict, second_opinion
 from launcher.bench.receipts import Round, Run
 from launcher.bench.rota import Rota, choose_rings
 from launcher.bench.rounds import PATIENCE_S
@@ -46,19 +47,22 @@ def show(path: Path, args: argparse.Namespace) -> int:
     for note in stored.notes:
         say(note)
     plan = duel.plan_of(stored)
+    duel.expect_of(plan, stored)
     plan = replace(
         plan,
         delta=plan.delta if args.delta is None else args.delta / 100,
         alpha=plan.alpha if args.alpha is None else args.alpha / 100,
     )
-    return report(plan.judge(stored.rounds), plan, args, f"{stored.run.command} --seed {plan.seed}", path)
+    return report(stored.rounds, plan, args, replay_command(stored.run.command, plan.seed), path)
 
 
-def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
-    """Print the verdict and what to do next; return its exit code."""
+def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
+    """Judge, print the verdict and what to do next; return its exit code."""
+    verdict = plan.judge(rounds)
     then = next_command(verdict, plan, replay, path)
     if args.json:
-        line = {"kind": KIND, **verdict.to_json(), "plan": plan.to_json(), "receipts": str(path), "next": then}
+        line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
+        line |= {"receipts": str(path), "next": then}
         print(json.dumps(line, allow_nan=False), flush=True)
     else:
         most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
@@ -68,6 +72,14 @@ def report(verdict: Verdict, plan: Plan, args: argparse.Namespace, replay: str, 
     if args.github or gate.is_wanted():
         gate.annotate(verdict, replay)
     return verdict.exit_code
+
+
+def _second_opinion(rounds: list[Round], verdict: Verdict) -> dict[str, list[float | None]]:
+    """Return for JSON the bootstrap's interval of each. Where it is far from the verdict's, look at the rounds."""
+    return {
+        quantiles.name(p): [math.expm1(end) if math.isfinite(end) else None for end in (interval.low, interval.high)]
+        for p, interval in second_opinion(rounds, verdict).items()
+    }
 
 
 def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
@@ -81,6 +93,18 @@ def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
     if verdict.outcome == Outcome.REGRESSED:
         return f"launcher bench --case {plan.case} --stages"
     return shlex.join(["launcher", "export", str(path), "--format", "benchfmt"])
+
+
+def replay_command(command: str, seed: int) -> str:
+    """Return the command that rings all alike once more; where it wrote to is taken by then."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-o", "--output")
+    parser.add_argument("--seed")
+    try:
+        _, kept = parser.parse_known_args(shlex.split(command))
+    except (ValueError, argparse.ArgumentError):  # of a file that somebody else wrote
+        kept = ["launcher", "duel"]
+    return shlex.join([*kept, "--seed", str(seed)])
 
 
 def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> tuple[Side, Side]:
@@ -118,6 +142,8 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
     rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS
     path = Path(args.output) if args.output else receipts.default_path(KIND)
+    if path.exists():
+        raise UsageError(f"{path} is there already; name another file, or remove it")
     command = shlex.join(["launcher", *sys.argv[1:]])
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
     rounds: list[Round] = []
@@ -144,11 +170,15 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                     duel.fight(rota, plan, keep, began_s + seconds, show_where)
         except KeyboardInterrupt:
             was_interrupted = True
+        except duel.DoesNotStart:
+            if rounds:
+                say(f"the {len(rounds)} rounds before are in {path}")
+            raise
     if plan is None or not rounds:
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED
     say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
-    code = report(plan.judge(rounds), plan, args, command if args.seed else f"{command} --seed {seed}", path)
+    code = report(rounds, plan, args, replay_command(command, seed), path)
     if was_interrupted:
         say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED
@@ -170,7 +200,4 @@ def _create(path: Path, plan: Plan, command: str, head: Side, base: Side) -> rec
         "head_git": provenance.revision(head.tree),
         KIND: plan.to_json(),
     }
-    try:
-        return receipts.Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))
-    except FileExistsError:
-        raise UsageError(f"{path} is there already; name another file, or remove it") from None
+    return receipts.Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))

@@ -16,8 +16,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import permutations
-from statistics import median
+from itertools import combinations, permutations
 from time import monotonic
 
 from launcher.bench import calibration, duel, provenance, quantiles, receipts, signed_rank, statistics
@@ -108,22 +107,7 @@ def main(*, seconds: float | None, is_json: bool) -> int:
     rota = Rota(case, sides, choose_rings(case, sides), random.randrange(1 << 31))
     limit_s = seconds or DEFAULT_SECONDS
     say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
-    rounds: list[Round] = []
-    command = shlex.join(["launcher", *sys.argv[1:]])
-    run = Run(command, "doctor", provenance.host(rota.seed), datetime.now(UTC).isoformat(timespec="seconds"))
-    path = receipts.default_path("doctor")
-    was_interrupted = False
-    with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
-        began_s, block = monotonic(), 0
-        try:
-            while monotonic() < began_s + limit_s:
-                for round_ in rota.block(block, lambda block, side: tell(f"block {block + 1}: {side.name}")):
-                    writer.write(round_)
-                    rounds.append(round_)
-                block += 1
-        except KeyboardInterrupt:
-            was_interrupted = True
-    say(f"{len(rounds)} rounds are in {path}")
+    rounds, was_interrupted = _record(rota, limit_s)
     if broken := what_is_broken(rounds):
         say(f"broken: {broken[0]}; next: launcher check")
         return EXIT_BROKEN_RULE
@@ -138,6 +122,27 @@ def main(*, seconds: float | None, is_json: bool) -> int:
     if was_interrupted:
         return EXIT_INTERRUPTED
     return EXIT_FINE if found.is_fit else EXIT_UNDECIDED
+
+
+def _record(rota: Rota, seconds: float) -> tuple[list[Round], bool]:
+    """Run whole blocks for so many seconds; return the rounds, and whether somebody had enough before the end."""
+    rounds: list[Round] = []
+    command = shlex.join(["launcher", *sys.argv[1:]])
+    run = Run(command, "doctor", provenance.host(rota.seed), datetime.now(UTC).isoformat(timespec="seconds"))
+    path = receipts.default_path("doctor")
+    was_interrupted = False
+    with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
+        end_s, block = monotonic() + seconds, 0
+        try:
+            while monotonic() < end_s:
+                for round_ in rota.block(block, lambda number, side: tell(f"block {number + 1}: {side.name}")):
+                    writer.write(round_)
+                    rounds.append(round_)
+                block += 1
+        except KeyboardInterrupt:
+            was_interrupted = True
+    say(f"{len(rounds)} rounds are in {path}")
+    return rounds, was_interrupted
 
 
 def examine(rounds: list[Round]) -> Report | None:
@@ -161,9 +166,19 @@ def examine(rounds: list[Round]) -> Report | None:
         duels=sum(outcomes.values()),
         windows=windows,
         window_blocks=window,
-        in_windows=calibration.smallest_found(recorded, *arms, blocks=window, duels=min(windows, _VIRTUAL)),
+        in_windows=_smallest_in_windows(recorded, window, min(windows, _VIRTUAL)),
         fitness=[_fitness(recorded, p, rounds) for p in next(iter(recorded.logs.values()))],
     )
+
+
+def _smallest_in_windows(recorded: calibration.Recording, blocks: int, duels: int) -> float | None:
+    """Return the slowdown that windows find whichever of two arms is slowed: one is always the faster, by chance."""
+    one, other, control = recorded.logs
+    found = [
+        calibration.smallest_found(recorded, base, head, control, blocks=blocks, duels=duels)
+        for base, head in ((one, other), (other, one))
+    ]
+    return None if None in found else max(slowdown for slowdown in found if slowdown is not None)
 
 
 def print_report(report: Report) -> None:
@@ -196,20 +211,22 @@ def _fitness(recorded: calibration.Recording, p: float, rounds: list[Round]) -> 
     settings = Settings()
     level = settings.alpha / len(settings.quantiles)  # the hardest of the family
     logs = [recorded.logs[arm][p] for arm in recorded.logs]
-    errors = []
-    for at, base in enumerate(logs):
-        for head in logs[at + 1 :]:
-            interval = signed_rank.interval((head - base).ravel(), _SPREAD_LEVEL)
-            errors.append(statistics.standard_error(interval, _SPREAD_LEVEL))
-    error = median(errors)
+    errors, reaches = [], []
+    for base, head in combinations(logs, 2):
+        pairs = (head - base).ravel()
+        errors.append(statistics.standard_error(signed_rank.interval(pairs, _SPREAD_LEVEL), _SPREAD_LEVEL))
+        # Not from the error: where tails are heavy, an interval at so hard a level is longer than a normal one.
+        reaches.append(signed_rank.interval(pairs, level).half_width)
+    # The worst of the three: what so short a recording says of its own spread is right to a sixth.
+    error, reach = max(errors), max(reaches)
     block_s = 6 * sum(round_.duration_ns for round_ in rounds) / 1e9 / len(rounds)
 
     def smallest_in(seconds: float) -> float:
         blocks = duel.choose_blocks(block_s, duel.SHARE * (seconds - block_s / 2))
         if 2 * blocks < signed_rank.fewest_pairs(level):
             return math.inf
-        at_length = error * math.sqrt(recorded.blocks / blocks)
-        return math.expm1(statistics.smallest_found(at_length, level, settings.power, settings.log_delta))
+        longer = math.sqrt(recorded.blocks / blocks)
+        return math.expm1(statistics.smallest_found(reach * longer, error * longer, settings.power, settings.log_delta))
 
     smallest = smallest_in(duel.DEFAULT_SECONDS)
     gate = next((gate for gate in GATES if smallest_in(MOST_SECONDS) <= gate), None)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from launcher.bench.judge import Verdict
+from launcher.bench.terminal import say
 from launcher.bench.verdict import QuantileVerdict, percent
 from launcher.bench.verdict_table import asked
 from shared.errors import EXIT_FINE, EXIT_UNDECIDED
@@ -26,8 +27,11 @@ def annotate(verdict: Verdict, replay: str) -> None:
     """Print the annotation on standard error, and append the table where the step's summary is."""
     print(command(verdict, replay), file=sys.stderr, flush=True)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown(verdict, replay))
+        try:
+            with Path(summary).open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(markdown(verdict, replay))
+        except OSError as error:  # the verdict, and its exit code, stand without it
+            say(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}")
 
 
 def command(verdict: Verdict, replay: str) -> str:

@@ -5,8 +5,9 @@ broken, whatever the times say. Never one code for "slower" and "broken".
 
 Then the quantiles (verdict.py). Then the counts, a family of their own (counts.py): they are exact, so they show what
 a change does (one more context switch for each wake-up) where times still drown in noise. They inform; they do not
-decide, because a Waker that breaks twice as often and is faster is not worse for it. `lost` alone decides. Only where
-there are no times to speak of (the cost of being idle) the counts are all there is, and decide by the same words.
+decide, because a Waker that breaks twice as often and is faster is not worse for it. `lost` alone decides. Only of a
+case in which there are no times to speak of (the cost of being idle) the counts are all there is, and decide by the
+same words; where times were wanted and the rounds are too short to read any, nothing was measured.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from launcher.bench.bootstrap import bca_interval
 from launcher.bench.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
 from launcher.bench.receipts import OK, Round
 from launcher.bench.signed_rank import Floats, Interval
+from launcher.bench.terminal import plain
 from launcher.bench.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 
@@ -26,6 +28,7 @@ BROKEN = "broken"
 NOTHING_MEASURED = "nothing measured"
 
 _SHOWN_SEQS = 5
+_TINIEST = 1e-12  # of a level: a bootstrap has no more to say below
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,18 @@ class Verdict:
 
 
 def judge(
-    rounds: Sequence[Round], base: str, head: str, control: str | None = None, settings: Settings | None = None
+    rounds: Sequence[Round],
+    base: str,
+    head: str,
+    control: str | None = None,
+    settings: Settings | None = None,
+    *,
+    is_timed: bool = True,
 ) -> Verdict:
-    """Judge arm `head` against arm `base` by the blocks that have both; `control` is the arm that is base once more."""
+    """Judge arm `head` against arm `base` by the blocks that have both; `control` is the arm that is base once more.
+
+    `is_timed` says whether times are the point of the case; else its counts are.
+    """
     settings = settings or Settings()
     of = {arm: [r for r in rounds if r.arm == arm] for arm in (base, head, control) if arm is not None}
     logs = {arm: pairs.log_quantiles(found, settings.quantiles) for arm, found in of.items()}
@@ -102,6 +114,7 @@ def judge(
         counts=judge_counts(of[base], of[head], settings),
         settings=settings,
         notes=[*_notes(ratios, settings), *_notes_on_control(control, controls)],
+        is_timed=is_timed,
     )
 
 
@@ -119,7 +132,7 @@ def second_opinion(rounds: Sequence[Round], verdict: Verdict) -> dict[float, Int
     return {
         found.quantile: bca_interval(ratios[found.quantile], found.level, seed=found.pairs)
         for found in verdict.quantiles
-        if found.level > 0
+        if found.level > _TINIEST
     }
 
 
@@ -133,10 +146,11 @@ def conclude(
     counts: list[CountVerdict],
     settings: Settings,
     notes: list[str],
+    is_timed: bool = True,
 ) -> Verdict:
     """Put together what was found; correctness first."""
     broken = what_is_broken(rounds)
-    outcome, sentence = overall(found, settings) if found or not counts else _by_counts(counts)
+    outcome, sentence = overall(found, settings) if found or is_timed or not counts else _by_counts(counts)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         outcome, sentence = BROKEN, broken[0] + more
@@ -215,8 +229,3 @@ def _notes_on_control(control: str | None, controls: Mapping[float, Floats] | No
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def plain(text: str) -> str:
-    """Return it fit for a terminal: a Guest's last words may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

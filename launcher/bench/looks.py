@@ -45,7 +45,7 @@ def planned(blocks: int, looks: int = DEFAULT_LOOKS) -> tuple[int, ...]:
 
 def spent(alpha: float, t: float) -> float:
     """Return how much of the two-sided `alpha` may be spent up to the fraction `t` of the blocks."""
-    if t >= 1:
+    if t >= 1 or alpha < _TINY:
         return alpha
     return 4 * _NORMAL.cdf(_NORMAL.inv_cdf(alpha / 4) / math.sqrt(t))
 

@@ -49,16 +49,16 @@ def log_quantiles(rounds: Sequence[Round], wanted: Iterable[float]) -> dict[floa
     """Return for each quantile its log (of nanoseconds) by turn.
 
     A quantile is there when each round that ended well can speak for it: a p99 of some of the rounds would be one of
-    the lucky ones.
+    the lucky ones. And when it is above zero in each: a time that is not says that the file is wrong, or the clock.
     """
     fine = [round_ for round_ in rounds if round_.ended == OK]
     fewest = min((len(round_.latencies_ns) for round_ in fine), default=0)
-    kept = quantiles.supported(fewest, wanted)
-    read = {id(round_): quantiles.read(round_.latencies_ns, kept) for round_ in fine}
+    supported = quantiles.supported(fewest, wanted)
+    read = {id(round_): quantiles.read(round_.latencies_ns, supported) for round_ in fine}
+    kept = [p for p in supported if all(found[p] > 0 for found in read.values())]
 
     def log_of(p: float) -> Callable[[Round], float]:
-        # A latency of 0 or less has no log. The clock counts nanoseconds and a wake-up takes thousands: call it one.
-        return lambda round_: math.log(max(read[id(round_)][p], 1.0))
+        return lambda round_: math.log(read[id(round_)][p])
 
     # All rounds, not the fine ones: a turn that failed is a turn.
     return {p: by_turn(rounds, log_of(p)) for p in kept}

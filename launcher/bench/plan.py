@@ -31,6 +31,8 @@ def pairs_needed(
         return None
     fractions = tuple(look / look_count for look in range(1, look_count + 1))
     level = looks.levels(settings.alpha / len(settings.quantiles), fractions)[-1]
+    if level <= 0:  # of an alpha of next to nothing
+        return None
     equivalence = looks.levels(2 * settings.beta, fractions)[-1]
     z = _NORMAL.inv_cdf(settings.power)
     wanted = min(

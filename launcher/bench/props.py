@@ -24,8 +24,8 @@ from shared.room import Room
 from shared.vring_layout import VringLayout
 from waker import Source
 
-_BUFFERS_ADDR = 0x100000
-"""Where the buffers of a filled ring lie, above all that the Guest uses."""
+BUFFERS_ADDR = 0x120000
+"""Where buffers lie that are not the Guest's own, above all that it uses: its image lies at 0x100000."""
 _BUFFER_SIZE = 2048
 _RING_SIZE = 256
 _ROOM_SLOT = 1
@@ -59,6 +59,15 @@ class Served:
                 words[at + SERVED_AT] = now_ns
                 words[at + WAKE] = wake
         words[SERVED] += count
+
+    def note_row(self, number: int, now_ns: int) -> None:
+        """Note that ring `number` was served at this time: for rings that need not be served in order."""
+        words, at = self._words, HEADER_WORDS + number * ROW_WORDS
+        if at >= len(words) or words[at + SERVED_AT]:
+            raise LabError(f"ring {number} was answered, which nobody waits for")
+        words[at + SERVED_AT] = now_ns
+        words[at + WAKE] = words[SERVED] + 1 if self._page_words is None else self._page_words[TAKEN]
+        words[SERVED] += 1
 
 
 class Rings(Pulse):
@@ -160,7 +169,7 @@ class Filled(VringDevice):
         sources = super().attach(rings)
         self._driver = DriverQueue(self._memory, self.layout, "vring of the Guest")
         for number in range(_RING_SIZE):
-            self._offer(_BUFFERS_ADDR + number * _BUFFER_SIZE)
+            self._offer(BUFFERS_ADDR + number * _BUFFER_SIZE)
         return sources
 
     def on_ready(self, source: Source) -> bool:

@@ -16,6 +16,12 @@ from launcher import engines
 from launcher.bench import yardstick
 
 ROOT = Path(__file__).resolve().parents[2]
+_GIT_POINTS = frozenset(
+    (
+        *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"),
+        *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
+    )
+)
 _WHEELS = ("numpy", "psutil", "rich", "posix_ipc", "unicorn")
 
 
@@ -145,14 +151,24 @@ def compiler_version() -> str:
 
 def revision(tree: Path) -> str:
     """Return the git revision of a tree, with `+changes` where it is not clean, or `unknown`."""
-    head = _output("git", "-C", str(tree), "rev-parse", "--short=12", "HEAD")
-    is_dirty = bool(head) and _output("git", "-C", str(tree), "status", "--porcelain", "-uno") != ""
+    env = git_environment()
+    head = _output("git", "-C", str(tree), "rev-parse", "--short=12", "HEAD", env=env)
+    is_dirty = bool(head) and _output("git", "-C", str(tree), "status", "--porcelain", "-uno", env=env) != ""
     return (head or "unknown") + ("+changes" if is_dirty else "")
 
 
-def _output(*argv: str) -> str:
+def git_environment() -> dict[str, str]:
+    """Return an environment in which git looks at the folder that it is given.
+
+    In a hook of git's (before a push, say) variables point at that repository's folder and index, and a checkout
+    elsewhere would be written into them.
+    """
+    return {name: value for name, value in os.environ.items() if name not in _GIT_POINTS}
+
+
+def _output(*argv: str, env: dict[str, str] | None = None) -> str:
     with suppress(OSError):
-        return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(argv, capture_output=True, text=True, check=False, env=env).stdout.strip()
     return ""
 
 

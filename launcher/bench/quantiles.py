@@ -46,5 +46,6 @@ def read(latencies_ns: Nanoseconds, quantiles: Sequence[float]) -> dict[float, f
     wanted = supported(len(latencies_ns), quantiles)
     if not wanted:
         return {}
-    values = np.quantile(latencies_ns, wanted, method="linear")
+    # As floats: between two integers of 64 bits lies more than one of 64 bits can hold.
+    values = np.quantile(latencies_ns.astype(float), wanted, method="linear")
     return dict(zip(wanted, (float(value) for value in values), strict=True))

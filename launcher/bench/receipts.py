@@ -16,6 +16,7 @@ refused.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -157,12 +158,17 @@ def read(path: Path) -> Receipts:
                 ) from None
             notes.append(f"{path}: line {len(lines) + 1} was cut off; the {len(lines) - 1} rounds before it are used")
     run: Run | None = None
-    rounds = []
+    rounds: list[Round] = []
+    line_of: dict[tuple[str, int, int], int] = {}
     for number, line in enumerate(lines, 1):
         at = f"{path}, line {number}"
         kind, value = _open_line(at, line, is_first=number == 1)
         if kind == "round":
-            rounds.append(round_from_json(at, value))
+            round_ = round_from_json(at, value)
+            rounds.append(round_)
+            first = line_of.setdefault((round_.arm, round_.block, round_.position), number)
+            if first != number:  # would count twice, and make the evidence look twice as good
+                raise ReceiptsError(f"{at} is the round of line {first} once more: remove one of the two")
         elif run is None:
             run = run_from_json(at, value)
         else:
@@ -174,7 +180,7 @@ def read(path: Path) -> Receipts:
 def _open_line(at: str, line: bytes, *, is_first: bool) -> tuple[str, dict[str, Any]]:
     """Return a line's kind and what it holds, of a schema that we know."""
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse_constant)
+        value = json.loads(line.decode(), parse_constant=_refuse_constant, parse_float=_finite)
         if b"\\ud" in line.lower():  # half a character can be read, and then not be printed
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
@@ -189,6 +195,13 @@ def _open_line(at: str, line: bytes, *, is_first: bool) -> tuple[str, dict[str, 
     if is_first and kind != "run":
         raise ReceiptsError(f"{at} is a round and not the run that a file of receipts begins with: its head is missing")
     return kind, held
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # 1e999
+        raise ValueError(f"{text} is beyond what can be computed with")
+    return number
 
 
 def _refuse_constant(name: str) -> None:

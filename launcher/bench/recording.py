@@ -4,7 +4,7 @@ The slowed arms are the same Waker with a delay before each break (shared/fault.
 that was measured first. What that comes to in the end is measured as well.
 
 The file is receipts like any other, and is to be kept for years, so rounds are made small: latencies in order of size
-and rounded to 1 in 1024 (a sixtieth of what a duel lets pass), without what they used. It can be stopped at any time
+and rounded to 1 in 512 (a fifteenth of what a duel lets pass), without what they used. It can be stopped at any time
 and gone on with.
 """
 
@@ -32,7 +32,8 @@ BASE, AGAIN = "A", "A'"
 SLOWER = {"A+5%": 0.05, "A+10%": 0.10}
 
 _TRIES = 15
-_KEPT_BITS = 10
+_KEPT_BITS = 9
+_COUNTS = ("sent", "served", "lost", "late", "spurious", "breaks", "broken_in_vain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ def go_on(rota: Rota, writer: Writer, done: list[Round], seconds: float, tell: T
 
 def slim(round_: Round) -> Round:
     """Return the round with what calibration needs of it."""
-    return replace(round_, latencies_ns=rounded(np.sort(round_.latencies_ns)), usage=[], stages_ns={}, parameters={})
+    counts = {name: round_.counts[name] for name in _COUNTS if name in round_.counts}
+    times = rounded(np.sort(round_.latencies_ns))
+    return replace(round_, latencies_ns=times, counts=counts, usage=[], stages_ns={}, parameters={})
 
 
 def rounded(values: Nanoseconds) -> Nanoseconds:

@@ -14,6 +14,9 @@ from shared.errors import LabError
 
 OK: Final = "ok"  # what `Round.ended` says of a round that came to its end
 
+SPAN: Final = "span_ns"
+"""Among the counts of a closed loop: from when the first ring was asked for until the last one was served."""
+
 
 class ReceiptsError(LabError):
     """Refuse a file of receipts, with the line and the reason."""
@@ -174,6 +177,10 @@ class _Fields:
 
     def table(self, name: str) -> dict[str, Any]:
         table: dict[str, Any] = self.check(name, self.get(name), (dict,))
+        for key, value in table.items():
+            for text in (key, value):
+                if isinstance(text, str) and not text.isprintable():
+                    raise ReceiptsError(f"{self.at}: '{name}' has {text!r:.40} in it, which is not plain text")
         return table
 
     def list(self, name: str) -> list[Any]:

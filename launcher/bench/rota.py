@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from launcher.bench.cases import Case
+from launcher.bench.crew import ArmFailed
 from launcher.bench.records import Round
 from launcher.bench.rounds import PATIENCE_S, Plan, run_round
+from launcher.bench.session import CLOSED_US
 from launcher.bench.sides import Side
+from shared.errors import CannotRunError
 
 RINGS = 1000
 _ROUND_S = 0.5
@@ -44,15 +47,24 @@ class Rota:
     patience_s: float = PATIENCE_S
     _breaks: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        names = [side.name for side in self.sides]
+        if len(set(names)) < len(names):  # the rounds of two arms would be taken for one's
+            raise ValueError(f"two arms have one name: {', '.join(names)}")
+
     def block(self, number: int, tell: Tell = tell_nobody) -> Iterator[Round]:
-        """Run the rounds of one block, and yield each as it ends."""
+        """Run the rounds of one block, and yield each as it ends; raises what `run_round` raises, with whose it is."""
         lot = random.Random(f"{self.seed}:{number}")
         order = list(self.sides)
         lot.shuffle(order)
         seeds = [lot.randrange(1 << 31) for _ in range(2)]
         for position, side in enumerate([*order, *reversed(order)]):
             tell(number, side)
-            yield self.round(side, seeds[position // len(order)], number, position)
+            try:
+                round_ = self.round(side, seeds[position // len(order)], number, position)
+            except (ArmFailed, CannotRunError) as reason:
+                raise type(reason)(f"{side.name}: {reason}") from None
+            yield round_
 
     def round(self, side: Side, seed: int, block: int = 0, position: int = 0) -> Round:
         """Run one round; raises what `run_round` raises."""
@@ -82,7 +94,7 @@ def choose_rings(case: Case, sides: Sequence[Side]) -> int:
         return _STARTS
     if not case.is_timed:
         return 1
-    gap_s = max(float(side.parameters["idle_us"]) for side in sides) / 1e6
+    gap_s = max(float(side.parameters.get("idle_us", CLOSED_US)) for side in sides) / 1e6
     burst = max(int(side.parameters.get("burst", 1)) for side in sides)
     rings = max(_FEWEST_RINGS, min(RINGS, int(_ROUND_S / gap_s)))
     return max(burst, rings // burst * burst)

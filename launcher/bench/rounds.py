@@ -26,7 +26,7 @@ from launcher.bench.cases import DIRECT, Case, Value, get
 from launcher.bench.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit, uninterrupted
 from launcher.bench.hops import Array, hops
 from launcher.bench.ledger import INTENDED, PUBLISHED, SENT, SERVED_AT, WAKE, Ledger
-from launcher.bench.records import Round
+from launcher.bench.records import OK, SPAN, Round
 from launcher.bench.usage import Meter
 from shared.errors import CannotRunError
 
@@ -110,13 +110,14 @@ def run_round(plan: Plan) -> Round:
         with uninterrupted():
             arm = closing.enter_context(Arm(argv, arm_fds))
         stimulus: Stimulus | None = None
-        if case.is_rung and case.device != "vring":  # meanwhile
+        has_stimulus, is_asked_by_fd = case.is_rung and case.is_open, case.device in ("vring", "net")
+        if has_stimulus and not is_asked_by_fd:  # meanwhile
             with uninterrupted():
                 stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, [pipe.writer for pipe in pipes]))
         layout, passed = arm.wait_until_ready()
         for fd in passed:
             closing.callback(os.close, fd)
-        if case.device == "vring":
+        if has_stimulus and is_asked_by_fd:
             with uninterrupted():
                 stimulus = closing.enter_context(_stimulus(plan, case, ledger_fd, passed, layout))
         if stimulus is not None:
@@ -128,6 +129,8 @@ def run_round(plan: Plan) -> Round:
         ended = arm.wait_until_done(stimulus, ledger, plan.patience_s)
         meter.stop()
         report = arm.report(ended) if ended in ("ok", HUNG) else {}
+        if stimulus is not None and ended == OK:
+            stimulus.finish()
         calls = meter.reads_and_writes()
         usage = meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0))
         rows = np.array(ledger.words[8:], dtype=np.int64).reshape(-1, 5)
@@ -136,8 +139,11 @@ def run_round(plan: Plan) -> Round:
     warmup = _warmup(plan)
     served = rows[:, SERVED_AT] > 0
     counts = report.get("counts", {}) | ({} if calls is None else {"reads_and_writes": calls})
-    lost = _lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=ended == HUNG)
-    stages = hops(stamps, rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()) if stamps else {}
+    # A frame that was dropped on its way woke nobody, and that is no Waker's fault.
+    is_hung = ended == HUNG and not counts.get("dropped")
+    lost = _lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=is_hung)
+    sent_ns, served_ns = rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()
+    stages = hops(stamps, sent_ns, served_ns, is_answered=case.is_answered) if stamps else {}
     if "stopped_ns" in report:
         stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
     counted = served & (np.arange(len(rows)) >= warmup)
@@ -154,7 +160,7 @@ def run_round(plan: Plan) -> Round:
         duration_ns=monotonic_ns() - began_ns,
         latencies_ns=rows[counted, SERVED_AT] - rows[counted, INTENDED],
         stages_ns=stages,
-        counts={**counts, **_count(rows, published, warmup, len(lost))},
+        counts={**counts, **_count(case, rows, published, warmup, len(lost))},
         lost_seqs=lost.tolist(),
         usage=usage,
         trace_ns_per_stamp=report.get("ns_per_stamp"),
@@ -177,13 +183,19 @@ def _lost(rows: Array, in_vain: int, *, is_hung: bool) -> Array:
     return lost
 
 
-def _count(rows: Array, published: int, warmup: int, lost: int) -> dict[str, int]:
-    """Count what the ledger proves. A ring is late when the next one was sent before it was served."""
+def _count(case: Case, rows: Array, published: int, warmup: int, lost: int) -> dict[str, int]:
+    """Count what the ledger proves. A ring is late when the next one was sent before it was served.
+
+    In a closed loop none is; how long it took for all that are counted says how many there are in a second.
+    """
     sent = rows[:published]
     served = sent[sent[:, SERVED_AT] > 0]
     wakes = len(np.unique(served[:, WAKE]))
-    is_last_of_burst = np.diff(sent[:, INTENDED]) > 0
+    is_last_of_burst = (np.diff(sent[:, INTENDED]) > 0) & case.is_open
+    counted = served[warmup:]
+    span_ns = 0 if case.is_open or not len(counted) else counted[:, SERVED_AT].max() - counted[:, INTENDED].min()
     return {
+        **({} if case.is_open else {SPAN: int(span_ns)}),
         "sent": published,
         "warmup": min(warmup, published),
         "served": len(served),
@@ -205,7 +217,7 @@ def _active(plan: Plan) -> int:
 
 def plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
     """Decide when each ring is due, and where."""
-    if not case.is_rung:
+    if not (case.is_rung and case.is_open):
         return
     order = random.Random(plan.seed)
     if "seconds" in plan.parameters:
@@ -234,7 +246,8 @@ def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pi
         ledger=ledger_fd,
         fds=[pipe.reader for pipe in pipes],
         idle=idle,
-        payload=int(plan.parameters.get("payload", 0)),
+        seed=plan.seed,
+        own={name: plan.parameters[name] for name in case.own},
         memory_mib=int(plan.parameters["memory_mib"]),
         switch_us=int(plan.parameters["switch_us"]),
         is_tracing=plan.is_tracing,
@@ -243,7 +256,7 @@ def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pi
 
 
 def _stimulus(plan: Plan, case: Case, ledger_fd: int, fds: list[int], layout: list[str] | None = None) -> Stimulus:
-    kind = {"console": "console", "vring": "vring"}.get(case.device, "pipes")
+    kind = case.device if case.device in ("console", "vring", "net") else "pipes"
     size = [str(plan.parameters["payload"])] if "payload" in case.own else []
     lead_us, burst = int(plan.parameters.get("lead_us", 60)), int(plan.parameters.get("burst", 1))
     argv = [str(ledger_fd), str(lead_us), str(burst), kind, *map(str, fds), *(layout or []), *size]

@@ -24,6 +24,8 @@ DEFAULT_SECONDS = 45.0
 _FEW_BLOCKS, _MANY_BLOCKS = 5, 10
 _START_S = 0.2
 """What a round takes besides its rings, about: a Launcher and a stimulus that start."""
+START_US, CLOSED_US = 50_000, 200
+"""What a start takes, and a ring that no time is set for, about."""
 _FEWEST_RINGS, _MOST_RINGS = 60, 1000
 _RINGS_PER_ROUND = 500
 
@@ -132,7 +134,8 @@ def choose_amount(case: Case, arms: Sequence[ArmPlan], samples: int | None, seco
         rings = max(burst, min(samples, _RINGS_PER_ROUND) // burst * burst)
         return Amount(rings, math.ceil(samples / rings), seconds)
     budget_s = seconds or DEFAULT_SECONDS
-    ring_s = max(float(arm.parameters.get("idle_us", 50_000)) for arm in arms) / 1e6
+    once_us = START_US if not case.is_rung else CLOSED_US
+    ring_s = max(float(arm.parameters.get("idle_us", once_us)) for arm in arms) / 1e6
     burst = min(int(arm.parameters.get("burst", 1)) for arm in arms)
     round_s = budget_s / max(1, len(arms)) / _FEW_BLOCKS
     fewest, most = (_FEWEST_RINGS, _MOST_RINGS) if case.is_rung else (5, 20)

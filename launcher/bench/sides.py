@@ -44,7 +44,7 @@ class Side(ArmPlan):
 
 def default_pin() -> str:
     """Return where a duel's processes run if nobody says: where rounds differ least (DESIGN.md)."""
-    return "same" if len(os.sched_getaffinity(0)) > 1 else "free"
+    return "apart" if len(os.sched_getaffinity(0)) > 1 else "free"
 
 
 def parse(case: Case, text: str, engine: str, settings: Sequence[str] = (), own: Sequence[str] = ()) -> Side:

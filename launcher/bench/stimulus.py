@@ -19,15 +19,19 @@ import ctypes
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from time import monotonic_ns, sleep
 
-from launcher.bench.ledger import HEADER_WORDS, INTENDED, PUBLISHED, ROW_WORDS, SENT, SOURCE, Ledger
+from launcher.bench.ledger import HEADER_WORDS, INTENDED, PUBLISHED, ROW_WORDS, SENT, SERVED, SOURCE, Ledger
 
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 _NEAR_NS = 2_000_000
 """The first ring is due so long after the start."""
+UNDER_WAY = 256
+"""How many pings may be without an answer: a TAP's queue takes 500 frames or more."""
+_STRAGGLER_S = 1.0
 
 Ring = Callable[[int, int], object]
 """Given the source and the sequence number, make that source ready."""
@@ -48,6 +52,8 @@ def main(argv: list[str]) -> int:
             _send(ledger, ring, lead_us * 1000, burst)
             while os.read(0, 1):
                 pass
+            if isinstance(ring, Pings):
+                return ring.finish(ledger.words[SERVED])
     return 0
 
 
@@ -117,7 +123,67 @@ def _vring(args: list[str]) -> Ring:
     return ring
 
 
-_KINDS: dict[str, Callable[[list[str]], Ring]] = {"pipes": _pipes, "console": _console, "vring": _vring}
+class Pings:
+    """Send a datagram of so many bytes, and look at the answers that have come: ARGUMENTS are the socket and the size.
+
+    When the answers lag far behind, it waits for them: an interface whose queue is full loses frames, and these would
+    be no Waker's fault. The time that this takes counts.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        fd, self._size = map(int, args)
+        self._socket = socket.socket(fileno=fd)
+        self._answers = 0
+
+    def __call__(self, _source: int, number: int) -> None:
+        """Send the datagram of this number."""
+        while number - self._answers >= UNDER_WAY:
+            self._take(0)
+        self._socket.send(datagram(number, self._size))
+        while self._take(socket.MSG_DONTWAIT):
+            pass
+
+    def finish(self, served: int) -> int:
+        """Look at the answers that are left of so many; return the exit code: 1, if one is missing or wrong."""
+        self._socket.settimeout(_STRAGGLER_S)
+        try:
+            while self._answers < served:
+                self._take(0)
+        except (TimeoutError, WrongAnswer) as error:
+            print(f"stimulus: {self._answers} of {served} answers came, then: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _take(self, flags: int) -> bool:
+        try:
+            answer = self._socket.recv(1 << 16, flags)
+        except BlockingIOError:
+            return False
+        if answer != datagram(self._answers, self._size):
+            raise WrongAnswer(f"what came is not what was sent as number {self._answers}")
+        self._answers += 1
+        return True
+
+
+class WrongAnswer(Exception):  # noqa: N818 - what came
+    """Say which answer is none."""
+
+
+def datagram(number: int, size: int) -> bytes:
+    """Return what is sent as this number: the number, and bytes that tell where they belong."""
+    return number.to_bytes(8, "little") + payload(number, size - 8)
+
+
+_KINDS: dict[str, Callable[[list[str]], Ring]] = {
+    "pipes": _pipes,
+    "console": _console,
+    "vring": _vring,
+    "net": Pings,
+}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher.bench import exporters, receipts
 from launcher.bench.compare import compare, to_line
-from launcher.bench.judge import plain
+from launcher.bench.terminal import say
 from launcher.bench.verdict import Settings
 from launcher.bench.verdict_table import asked, print_verdicts
 from shared.errors import EXIT_FINE
@@ -19,7 +19,7 @@ def compare_files(args: argparse.Namespace) -> int:
     base, head = receipts.read(Path(args.base)), receipts.read(Path(args.head))
     comparison = compare(base, head, Settings(delta=args.delta / 100), is_forced=args.force)
     for warning in comparison.warnings:
-        _say(warning)
+        say(warning)
     if args.json:
         print(to_line(comparison))
         return comparison.exit_code
@@ -32,7 +32,7 @@ def export_file(args: argparse.Namespace) -> int:
     """Write one file in another tool's format."""
     read = receipts.read(Path(args.receipts))
     for note in read.notes:
-        _say(note)
+        say(note)
     text = exporters.export(read, args.format)
     if args.output is None:
         sys.stdout.write(text)
@@ -40,7 +40,3 @@ def export_file(args: argparse.Namespace) -> int:
         # As it is: a CSV file has its own ends of line.
         Path(args.output).write_text(text, encoding="utf-8", newline="")
     return EXIT_FINE
-
-
-def _say(sentence: str) -> None:
-    print(f"launcher: {plain(sentence)}", file=sys.stderr)

@@ -15,7 +15,7 @@ import numpy as np
 from launcher.bench import quantiles, yardstick
 from launcher.bench.cases import DIRECT, get
 from launcher.bench.hops import in_order
-from launcher.bench.records import OK, Round, Usage
+from launcher.bench.records import OK, SPAN, Round, Usage
 from launcher.bench.usage import ENDED, LAUNCHER, WAKER
 
 # The least to the most that a Waker can do to its Launcher when it goes wrong.
@@ -122,7 +122,7 @@ def _summarise(rounds: Sequence[Round], all_rounds: dict[str, list[Round]]) -> S
         hops_ns=_hops(rounds),
         ns_per_stamp=next((r.trace_ns_per_stamp for r in rounds if r.trace_ns_per_stamp is not None), None),
         rings_per_wake=served / wakes if wakes else None,
-        rings_per_s=_rate(rounds, burst) if burst > 1 else None,
+        rings_per_s=_rate(rounds, burst) if burst > 1 else _closed_rate(rounds),
     )
 
 
@@ -172,6 +172,12 @@ def _hops(rounds: Sequence[Round]) -> dict[str, tuple[float, int]]:
     names = dict.fromkeys(name for round_ in rounds for name in round_.stages_ns)
     pooled = {name: np.concatenate([r.stages_ns[name] for r in rounds if name in r.stages_ns]) for name in names}
     return {name: (float(np.median(times)), len(times)) for name, times in sorted(pooled.items(), key=in_order)}
+
+
+def _closed_rate(rounds: Sequence[Round]) -> float | None:
+    """Return how many rings of a closed loop are served in a second, the median of its rounds."""
+    rates = [len(r.latencies_ns) * 1e9 / r.counts[SPAN] for r in rounds if r.counts.get(SPAN)]
+    return median(rates) if rates else None
 
 
 def _rate(rounds: Sequence[Round], burst: int) -> float | None:

@@ -102,7 +102,8 @@ def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
     ]
     if case.name == "burst":
         columns.append(_Column("rings/wake", lambda s: _shown(s.rings_per_wake, 1)))
-        columns.append(_Column("rings/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
+    what = "rings" if case.is_open else "reads"
+    columns.append(_Column(f"{what}/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
     if case.name == "start":
         columns.append(_Column("stop p50 ms", lambda s: _shown(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
     per = "round" if not case.is_timed else "start" if case.name == "start" else "wake"

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+def plain(text: str) -> str:
+    """Return it fit for a terminal, on one line: a Guest's last words may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(sentence: str) -> None:
     """Say something that is not data, on one line that a terminal can be shown."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    print(f"launcher: {shown}", file=sys.stderr, flush=True)
+    print(f"launcher: {plain(sentence)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

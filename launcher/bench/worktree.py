@@ -1,22 +1,31 @@
 """An earlier revision of this very code, checked out beside it for as long as a duel takes.
 
 `git worktree add --detach` into a temporary folder, taken away whatever happens: an entry that stays in .git/worktrees
-would be in everybody's way. Git runs in a session of its own, so that ^C does not reach it half-way.
+would be in everybody's way. Git runs in a session of its own and to its end: ^C must not leave half a checkout. Of a
+duel that was killed outright the next one finds the folder, which nobody holds a lock on any more, and takes it away.
+
+Nothing else of the repository is touched: no hook runs, other worktrees stay (also those whose disk is not there just
+now, which `git worktree prune` would forget), and what git tells its own hooks about index and folder is not for us.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from launcher.bench import provenance
 from launcher.bench.crew import ROOT
 from shared.errors import LabError, UsageError
 
+_PREFIX, _TREE = "launcher-duel-", "tree"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,27 +42,56 @@ def resolve(revision: str, root: Path = ROOT) -> str:
 @contextmanager
 def checked_out(commit: str, root: Path = ROOT) -> Iterator[Path]:
     """Yield a folder with that commit's files; it is gone afterwards, and git knows nothing of it. Main thread only."""
-    with tempfile.TemporaryDirectory(prefix="launcher-duel-", ignore_cleanup_errors=True) as folder:
-        tree = Path(folder) / "tree"
-        try:
+    _sweep(root)
+    folder, lock_fd = Path(tempfile.mkdtemp(prefix=_PREFIX)), -1
+    tree = folder / _TREE
+    try:
+        lock_fd = _lock(folder)
+        with _undisturbed():
             _git(root, "worktree", "add", "--detach", "--force", str(tree), commit)
-            if not (tree / "launcher" / "machine.py").is_file():
-                raise LabError(f"revision {commit[:12]} has no launcher/machine.py: there is nothing to measure in it")
-            yield tree
-        finally:
-            with _undisturbed():
-                subprocess.run(
-                    ["git", "-C", str(root), "worktree", "remove", "--force", str(tree)],
-                    capture_output=True,
-                    check=False,
-                    start_new_session=True,
-                )
-                subprocess.run(
-                    ["git", "-C", str(root), "worktree", "prune"],
-                    capture_output=True,
-                    check=False,
-                    start_new_session=True,
-                )
+        if not (tree / "launcher" / "machine.py").is_file():
+            raise LabError(f"revision {commit[:12]} has no launcher/machine.py: there is nothing to measure in it")
+        yield tree
+    finally:
+        with _undisturbed():
+            _remove(root, tree)
+            if lock_fd >= 0:
+                os.close(lock_fd)
+
+
+def _sweep(root: Path) -> None:
+    """Take away what duels that were killed left behind."""
+    for line in _git(root, "worktree", "list", "--porcelain").splitlines():
+        tree = Path(line.removeprefix("worktree "))
+        if tree.name != _TREE or not tree.parent.name.startswith(_PREFIX):
+            continue
+        try:
+            lock_fd = _lock(tree.parent)
+        except FileNotFoundError:
+            _remove(root, tree)
+        except OSError:  # a duel that goes on, or somebody else's
+            continue
+        else:
+            _remove(root, tree)
+            os.close(lock_fd)
+
+
+def _lock(folder: Path) -> int:
+    """Return an fd that holds the folder for as long as this process lives; `BlockingIOError` when another holds it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _remove(root: Path, tree: Path) -> None:
+    # Forced twice: git locks a worktree while it makes it.
+    with suppress(LabError):
+        _git(root, "worktree", "remove", "--force", "--force", str(tree))
+    shutil.rmtree(tree.parent, ignore_errors=True)
 
 
 @contextmanager
@@ -78,7 +116,12 @@ def _git(root: Path, *args: str) -> str:
     """Return what git says; raise `UsageError` with its last words when it fails."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *args], capture_output=True, text=True, check=False, start_new_session=True
+            ["git", "-c", "core.hooksPath=/dev/null", "-C", str(root), *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=provenance.git_environment(),
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise UsageError("--against needs git, and there is none on the PATH") from None

@@ -52,6 +52,7 @@ class Console:
         """Take the two ends, and make the input raw if it is a terminal.
 
         A write that would block for long gives up when `stop_fd` becomes readable: it says that the user wants out.
+        So do three ^C, for a terminal is read on meanwhile.
         With a `room`, a Waker that sees it leaves the input alone while the Guest has given no buffer; but for a
         terminal, which is read on.
         """
@@ -92,6 +93,8 @@ class Console:
 
     def on_ready(self, source: Source) -> bool:
         """Move what was typed into the Guest's next buffer; False when it has given none (a terminal is read on)."""
+        if self._has_ended:  # while we waited for the output
+            return False
         chain = None if self._typed_ahead else self._take_input_buffer()
         size = _TYPED_AHEAD - len(self._typed_ahead) if chain is None else min(chain.writable_bytes, 65536)
         if chain is None and (self._cooked is None or not size):
@@ -225,7 +228,24 @@ class Console:
 
     def _wait_for_room(self) -> bool:
         """Wait until the output takes more; False when the user wants out instead."""
-        return any(fd == self._output_fd for fd, _ in self._outlet.poll())
+        is_terminal = self._cooked is not None and not self._has_ended and self._source.fd != self._output_fd
+        ready = self._outlet.poll(0 if is_terminal else None)
+        return any(fd == self._output_fd for fd, _ in ready) if ready else self._listen_until_room()
+
+    def _listen_until_room(self) -> bool:
+        """Wait as long, and read the terminal meanwhile: a key that nobody reads cannot be the ^C that lets out."""
+        keys = self._source.fd
+        self._outlet.register(keys, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in self._outlet.poll()}
+                if ready != {keys}:
+                    return self._output_fd in ready
+                if not self.on_ready(self._source):  # it has ended, or there is no room to keep more
+                    self._outlet.unregister(keys)
+        finally:
+            with contextlib.suppress(KeyError):
+                self._outlet.unregister(keys)
 
 
 def _make_raw(fd: int) -> list[int | list[bytes | int]] | None:

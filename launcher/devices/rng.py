@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 
 from shared.errors import LabError, RingError, UsageError
 from shared.virtio import RING_FEATURES, RNG
@@ -37,11 +36,16 @@ class Rng:
         self._source: Source | None = None
         if path is not None:
             try:
+                mode = os.stat(path).st_mode  # noqa: PTH116 - '' is no path
+                if stat.S_ISDIR(mode):
+                    raise UsageError(f"rng: '{path}' is a directory; give a file with random bytes")
                 # A FIFO that nobody writes to yet would look as if it had ended.
-                access = os.O_RDWR if stat.S_ISFIFO(Path(path).stat().st_mode) else os.O_RDONLY
+                access = os.O_RDWR if stat.S_ISFIFO(mode) else os.O_RDONLY
                 fd = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
-                raise UsageError(f"rng: cannot read '{path}': {error.strerror}") from error
+                raise UsageError(
+                    f"rng: cannot read '{path}': {error.strerror}; give a file that you may read, or --rng"
+                ) from error
             self._source = Source(fd, self.name)
         self._queue: Virtqueue | None = None
         self._waiting: Chain | None = None

@@ -156,7 +156,7 @@ def _open_python(payload: Payload, memory: GuestMemory, device_page: int, make_b
 
 def _load_program(guest: str) -> python.Program:
     if guest in guests.names():
-        module = import_module(f"launcher.guests.{guest}")
+        module = import_module(guests.module(guest))
     elif image.is_python(guest):
         if not Path(guest).is_file():
             raise UsageError(f"image '{guest}': no such file")

@@ -7,6 +7,7 @@ begins is in launcher.api.Boot. launcher/guests/i386/start.S and guest.h are the
 from __future__ import annotations
 
 from launcher.api import Died
+from launcher.words import shown
 from shared.memory import GuestMemory
 
 # Hypercalls: `outl %eax, %dx`.
@@ -39,9 +40,7 @@ def crashed(memory: GuestMemory, addr: int) -> Died:
         return Died(f"crashed with a reason at {addr:#x}, past guest memory ({memory.size:#x})")
     said = bytes(memory.view(addr, min(REASON_LIMIT, memory.size - addr)))
     text = said.partition(b"\0")[0].decode(errors="backslashreplace")
-    # Shown on a terminal, and a Guest must not send it sequences; what reorders text is not printable either.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return Died(shown or "crashed without a reason")
+    return Died(shown(text) or "crashed without a reason")
 
 
 def no_hypercall(port: int, size: int, *, count: int = 1, is_out: bool) -> str:

@@ -22,6 +22,7 @@ from enum import Enum
 from typing import NamedTuple, NoReturn
 
 from launcher.api import Boot, Broken, Died, Exit, Notify, Restart, Shutdown
+from launcher.words import shown
 from shared.breaker import Breaker
 from shared.errors import LabError
 from shared.memory import PAGE_SIZE, GuestMemory
@@ -94,9 +95,9 @@ class PythonVcpu:
             except StopIteration:
                 return Died("it ran off the end of its code")
             except (GuestPanic, LabError) as error:  # the latter: it found the device's half of a ring malformed
-                return Died(_shown(str(error)))
+                return Died(_last_words(str(error)))
             except _GUEST_FAULTS as error:
-                return Died(_shown(f"{type(error).__name__}: {error}"))
+                return Died(_last_words(f"{type(error).__name__}: {error}"))
             if wanted is HALT:
                 self._is_halted = True
             elif isinstance(wanted, Shutdown | Restart) or (
@@ -104,7 +105,7 @@ class PythonVcpu:
             ):
                 return wanted
             elif wanted is not COMPUTE:
-                return Died(_shown(f"it yielded {wanted!r}, but a Guest yields {_WANTS}"))
+                return Died(_last_words(f"it yielded {wanted!r}, but a Guest yields {_WANTS}"))
         return _BROKEN
 
     def _step(self) -> Exit | Step:
@@ -142,7 +143,5 @@ def _begin(program: Program, cpu: Cpu) -> GuestCode:
     yield from program(cpu)
 
 
-def _shown(reason: str) -> str:
-    """Make a Guest's words fit for a terminal: one line, no control sequences, no novel."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in reason[:REASON_LIMIT])
-    return escaped or "crashed without a reason"
+def _last_words(reason: str) -> str:
+    return shown(reason[:REASON_LIMIT]) or "crashed without a reason"

@@ -155,7 +155,7 @@ class UnicornVcpu:
 
     def run(self) -> Exit:
         """Run the Guest until it wants something or is broken out; a halted Guest stays inside."""
-        self._is_broken = self._breaker.is_set
+        self._is_broken, self._thread = self._breaker.is_set, threading.get_ident()
         while not self._is_broken():
             if self._is_halted and not (self._pending and self._lets_interrupts_in()):
                 self._breaker.wait()
@@ -191,7 +191,8 @@ class UnicornVcpu:
             sys.unraisablehook = partial(self._on_unraisable, hook_before)
             uc.emu_start(self._eip(), _ADDRESS_SPACE, count=_NEVER)
         except self._unicorn.UcError as error:
-            return self._fault(error)
+            if self._raised is None:
+                return self._fault(error)
         finally:
             sys.unraisablehook = hook_before
         if self._raised is not None:
@@ -206,7 +207,7 @@ class UnicornVcpu:
         assert not isinstance(left, _Stop)
         return left
 
-    def _look(self, uc: Uc, address: int, size: int, _data: object) -> None:
+    def _look(self, _uc: Uc, address: int, size: int, _data: object) -> None:
         """Stop the Guest before this block, if there is a reason to."""
         if self._left is not None:
             return  # a hypercall that ended its block comes first

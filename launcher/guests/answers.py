@@ -1,6 +1,6 @@
-"""What `pong` answers: ARP, ICMP echo and UDP echo, in IPv4 over Ethernet, by turning a frame round where it lies.
+"""What Guests answer: ARP, ICMP echo and UDP echo, in IPv4 over Ethernet, by turning a frame round where it lies.
 
-The twin of the packet half of i386/pong.c. A checksum does not depend on the order of what it sums: it stays right when
+The twin of i386/answers.h. A checksum does not depend on the order of what it sums: it stays right when
 two addresses, or two ports, change places, and where one word changes, it changes by as much (RFC 1624). So no packet
 is summed up, and one that arrived damaged goes back just as damaged, for its sender to see.
 """
@@ -37,6 +37,40 @@ def turn_round(frame: memoryview, mac: bytes, addr: bytes) -> bool:
     if answered:
         _ETHERNET.pack_into(frame, 0, sender, mac, kind)
     return answered
+
+
+def is_ip(frame: memoryview) -> bool:
+    """Whether a frame that was turned round is an answer in IPv4."""
+    kind: int = _ETHERNET.unpack_from(frame)[2]
+    return kind == _TYPE_IP
+
+
+def find_datagram(frame: memoryview, port: int) -> int | None:
+    """Return where a frame that was turned round has the data of a UDP datagram to this port; None for all others."""
+    if not is_ip(frame) or frame[_IP_AT + 9] != _UDP:
+        return None
+    at = _IP_AT + (frame[_IP_AT] & 15) * 4
+    return at + _UDP_SIZE if int.from_bytes(frame[at : at + 2], "big") == port else None
+
+
+def datagram_size(frame: memoryview, at: int) -> int:
+    """Return how many bytes of data there are, at most, in the datagram whose data begins at `at`."""
+    total = int.from_bytes(frame[_IP_AT + 2 : _IP_AT + 4], "big")
+    length = int.from_bytes(frame[at - 4 : at - 2], "big") - _UDP_SIZE
+    return min(length, _IP_AT + total - at)
+
+
+def resize_datagram(frame: memoryview, at: int, size: int) -> int:
+    """Have the datagram whose data begins at `at` hold so many bytes, whatever they are; return the frame's length.
+
+    It goes without a checksum of its own, as one may in IPv4.
+    """
+    before = int.from_bytes(frame[_IP_AT + 2 : _IP_AT + 4], "big")
+    total = at - _IP_AT + size
+    frame[_IP_AT + 2 : _IP_AT + 4] = total.to_bytes(2, "big")
+    _add_to_word(frame, _IP_AT + 10, before - total)
+    frame[at - 4 : at] = (_UDP_SIZE + size).to_bytes(2, "big") + bytes(2)
+    return _IP_AT + total
 
 
 def _answer_arp(frame: memoryview, mac: bytes, addr: bytes) -> bool:

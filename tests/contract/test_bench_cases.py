@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 import waker
-from launcher.bench import rounds, yardstick
+from launcher.bench import namespace, rounds, yardstick
 from launcher.bench.cases import CASES, DIRECT, Value, get
 from launcher.bench.crew import ArmFailed
 from launcher.bench.ledger import INTENDED, Ledger
-from launcher.bench.records import OK, Round
+from launcher.bench.records import OK, SPAN, Round
 from launcher.bench.rounds import STOP, Plan, plan_rings, run_round
+from launcher.bench.stimulus import UNDER_WAY
+from launcher.bench.summary import summarise
 from launcher.bench.usage import LAUNCHER, STIMULUS, WAKER
 from shared.errors import CannotRunError
 from tests.support.sessions import ROOT, skip_unless_it_runs
@@ -37,6 +39,7 @@ def measure(
     breaks_before: int = 0,
     patience_s: float = 20.0,
     tree: Path = ROOT,
+    rings: int = RINGS,
     **settings: Value,
 ) -> Round:
     """Run one small round; a busy machine may take its time."""
@@ -46,7 +49,7 @@ def measure(
     if "seconds" in parameters:
         parameters["seconds"] = 0.01
     parameters |= settings
-    rings = 1 if case == "idle" else 3 if case == "start" else RINGS
+    rings = {"idle": 1, "start": 3}.get(case, rings)
     return run_round(
         Plan(
             arm=name,
@@ -62,6 +65,11 @@ def measure(
             tree=tree,
         )
     )
+
+
+def skip_unless_pinged() -> None:
+    if reason := namespace.missing():
+        pytest.skip(reason)
 
 
 def expect_all_served(round_: Round, rings: int = RINGS) -> None:
@@ -87,7 +95,8 @@ def test_a_case_serves_every_ring(case: str, name: str) -> None:
     assert 1 <= counts["breaks"] <= counts["taken"]
     roles = [usage.role for usage in round_.usage if usage.pss_bytes is not None]
     has_own_process = waker.parse(name).place in ("fork", "process")
-    assert roles == [LAUNCHER, *([WAKER] if has_own_process else []), STIMULUS]
+    has_stimulus = get(case).is_open
+    assert roles == [LAUNCHER, *([WAKER] if has_own_process else []), *([STIMULUS] if has_stimulus else [])]
     assert all(usage.cpu_ns > 0 for usage in round_.usage if usage.pss_bytes is not None)
 
 
@@ -96,6 +105,8 @@ def test_a_case_serves_every_ring(case: str, name: str) -> None:
 @pytest.mark.parametrize("case", [name for name in CASES if name != "start"])
 def test_a_case_serves_every_ring_on_kvm(case: str, name: str) -> None:
     skip_unless_it_runs(name, "kvm")
+    if reason := get(case).why_not(name, "kvm"):
+        pytest.skip(reason)
     expect_all_served(measure(case, name, "kvm"), 1 if case == "idle" else RINGS)
 
 
@@ -127,6 +138,47 @@ def test_a_burst_shares_wakes() -> None:
 @pytest.mark.parametrize("size", [1, 7, 200])
 def test_what_is_typed_comes_back_whole(size: int) -> None:
     expect_all_served(measure("echo", "thread/poll", payload=size))
+
+
+def test_the_largest_ping_is_answered_through_the_tap() -> None:
+    skip_unless_pinged()
+    round_ = measure("ping", "process/epoll", payload=1472)
+    expect_all_served(round_)
+    # Each answer is a notification of the Guest's, each question an interrupt, but for those that went together.
+    assert round_.counts["dropped"] == 0
+    assert min(round_.counts["notifies"], round_.counts["interrupts"]) >= 1
+
+
+def test_pings_that_come_faster_than_they_are_answered_are_held_back_and_none_is_dropped() -> None:
+    skip_unless_pinged()
+    count = 2 * UNDER_WAY
+    round_ = measure("ping", "thread/epoll", rings=count, idle_us=1.0, lead_us=0)
+    expect_all_served(round_, count)
+    assert round_.counts["dropped"] == 0
+
+
+def test_a_ring_aware_waker_is_pinged_too() -> None:
+    skip_unless_pinged()
+    expect_all_served(measure("ping", "thread/epoll+ring-aware"))
+
+
+@pytest.mark.parametrize("io", ["thread", "uring"])
+@pytest.mark.parametrize("depth", [1, 32])
+def test_so_many_reads_are_in_flight_and_each_brings_the_next(io: str, depth: int) -> None:
+    skip_unless_it_runs("inline/uring" if io == "uring" else "process/epoll", "python")
+    round_ = measure("block", "process/epoll", rings=100, depth=depth, io=io, size_mib=1)
+    expect_all_served(round_, 100)
+    assert round_.counts["late"] == 0
+    assert 1 <= round_.counts["interrupts"] <= 100 + round_.counts["warmup"]
+    # At any time the reads that began and have not ended are as many as were asked for: so is what they took together.
+    assert round_.latencies_ns.sum() <= depth * round_.counts[SPAN]
+    (summary,) = summarise([round_])
+    assert summary.rings_per_s == pytest.approx(100 * 1e9 / round_.counts[SPAN])
+
+
+@pytest.mark.parametrize("size", [512, 65536])
+def test_reads_have_the_size_that_was_asked_for(size: int) -> None:
+    expect_all_served(measure("block", "thread/poll", bytes=size, size_mib=1, depth=3))
 
 
 @pytest.mark.parametrize("how", ["same", "apart"])
@@ -180,6 +232,14 @@ def test_a_traced_round_follows_each_ring_from_stage_to_stage(name: str) -> None
     assert all((times >= 0).all() for times in round_.stages_ns.values())
 
 
+def test_the_way_of_a_ring_that_the_guest_answers_ends_with_its_answer() -> None:
+    skip_unless_pinged()
+    round_ = measure("ping", "process/select", is_tracing=True)
+    expect_all_served(round_)
+    assert {"LEFT→INTERRUPT", "RELEASED→ANSWERED"} <= set(round_.stages_ns)
+    assert "READ" not in {stage for hop in round_.stages_ns for stage in hop.split("→")}
+
+
 def test_the_machine_of_another_tree_is_measured_by_the_harness_of_this_one(tmp_path: Path) -> None:
     for floor in ("launcher", "waker", "shared"):
         shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
@@ -216,6 +276,29 @@ def test_a_fault_that_is_rare_is_counted_on_from_round_to_round() -> None:
     round_ = measure("churn", "thread/poll+drop=1000+ring-aware", breaks_before=999, patience_s=1.0)
     assert round_.ended == "hung"
     assert (round_.counts["breaks"], round_.counts["taken"]) == (1, 0)
+
+
+@pytest.mark.parametrize("case", ["ping", "block"])
+def test_a_break_that_is_dropped_is_lost_with_a_real_device_too(case: str) -> None:
+    if case == "ping":
+        skip_unless_pinged()
+    pace: dict[str, Value] = {"idle_us": 200.0} if case == "ping" else {}
+    round_ = measure(case, "process/select+drop=1", warmup=0, patience_s=0.3, **pace)
+    assert round_.ended == "hung"
+    assert round_.lost_seqs == (list(range(RINGS)) if case == "ping" else [0])  # there is one read in flight
+    assert (round_.counts["breaks"], round_.counts["taken"], round_.counts["broken_in_vain"]) == (1, 0, 1)
+
+
+def test_a_back_end_that_a_waker_cannot_watch_is_refused_when_the_arm_starts() -> None:
+    skip_unless_it_runs("inline/sigio", "python")
+    skip_unless_it_runs("inline/uring", "python")
+    with pytest.raises(CannotRunError, match="eventfd"):
+        measure("block", "inline/sigio", io="uring", size_mib=1)
+
+
+def test_reads_that_do_not_fit_into_guest_memory_are_refused() -> None:
+    with pytest.raises(CannotRunError, match="set memory_mib higher"):
+        measure("block", "thread/poll", memory_mib=2, depth=32, bytes=65536, size_mib=1)
 
 
 def test_an_arm_that_cannot_run_here_says_why() -> None:

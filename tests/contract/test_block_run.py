@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from struct import pack
 
 import pytest
 
@@ -95,3 +96,21 @@ def test_a_disk_that_cannot_be_had_is_one_sentence_and_exit_code_1(tmp_path: Pat
         assert done.returncode == 1
         assert sentence in done.stderr
         assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("engine", engines.names())
+def test_the_guest_reads_at_random_places(engine: str, tmp_path: Path) -> None:
+    skip_unless_it_runs("process/select", engine)
+    path = tmp_path / "disk"
+    content = bytearray().join(pack("<II", 1, sector).ljust(512) for sector in range(64))
+    path.write_bytes(content)
+    run = ["run", f"--engine={engine}", f"--block={path}", "blk", "read"]
+    done = run_launcher(*run, "8", "100", "5")
+    assert (done.returncode, done.stdout) == (0, b"blk: reads\nblk: read 100 pages, every one is right\n"), done.stderr
+    content[4:8] = content[8 * 512 + 4 : 8 * 512 + 8]
+    path.write_bytes(content)
+    wrong = run_launcher(*run, "8", "100", "5")
+    assert (wrong.returncode, wrong.stdout) == (1, b"blk: reads\n")
+    assert wrong.stderr.endswith(b"guest blk died: blk: another page came at sector 0\n")
+    deep = run_launcher(*run, "33", "100", "5")
+    assert (deep.returncode, b"blk: it reads 1 to 32 pages at a time" in deep.stderr) == (1, True)

@@ -109,6 +109,14 @@ def test_a_name_with_a_new_line_in_it_is_still_one_sentence() -> None:
     assert "\\n" in refused("run", "--engine", "python", "two\nlines\x1b[31m")
 
 
+def test_the_sentence_before_the_start_is_one_line_too_whatever_the_guest_is_called(tmp_path: Path) -> None:
+    guest = tmp_path / "red\x1b[31m\n.py"
+    guest.write_text("from launcher.api import Shutdown\ndef run(cpu):\n    yield Shutdown()\n")
+    done = run_launcher("run", "--engine=python", str(guest))
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
+    assert b"red\\x1b[31m\\n.py, engine python" in done.stderr
+
+
 # ---- Values and names ----
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -101,8 +102,10 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
     assert receipts.read(path).rounds[-1].lost_seqs
     seed = str(line["plan"]["seed"])
     assert line["next"].endswith(f"--seed {seed}")
-    again = run_launcher(*args, "--seed", seed, "-o", str(tmp_path / "two.jsonl"))
-    assert again.returncode == 4
+    program, *words = shlex.split(line["next"])  # as it is printed
+    assert program == "launcher"
+    again = run_launcher(*words, env=environment(XDG_STATE_HOME=str(tmp_path)))
+    assert again.returncode == 4, again.stderr
     assert json.loads(again.stdout)["plan"]["seed"] == line["plan"]["seed"]
 
 
@@ -128,6 +131,14 @@ def test_what_cannot_be_is_refused_in_one_sentence(args: Sequence[str], code: in
     done = run_launcher("duel", "--engine", "python", *args)
     assert (done.returncode, done.stdout) == (code, b"")
     assert words in only_sentence(done.stderr)
+
+
+def test_doctor_aa_that_was_too_short_says_so(tmp_path: Path) -> None:
+    done = run_launcher("doctor", "--aa", "--seconds", "0.1", env=environment(XDG_STATE_HOME=str(tmp_path)))
+    assert done.returncode == 5, done.stderr
+    assert b"give it more --seconds" in done.stderr.splitlines()[-1]
+    (path,) = tmp_path.rglob("doctor-*.jsonl")
+    assert rounds_in(path) == 6
 
 
 # ---- Against an earlier revision ----

@@ -300,7 +300,7 @@ def run_on(make_vcpu: MakeVcpu, memory: GuestMemory, page: bytes) -> Broken | No
 )
 def test_a_guest_without_a_console_says_so(page: bytes, make_vcpu: MakeVcpu, memory: GuestMemory) -> None:
     page = page[:PAGE_SIZE]
-    assert run_on(make_vcpu, memory, page) == Died("echo: no console on the device page")
+    assert run_on(make_vcpu, memory, page) == Died("echo: a console: not on the device page")
 
 
 def test_the_console_is_found_behind_other_devices(make_vcpu: MakeVcpu, memory: GuestMemory) -> None:

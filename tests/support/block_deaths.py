@@ -23,7 +23,7 @@ from launcher.api import Broken, Shutdown
 from launcher.config import RunConfig
 from launcher.devices.block import Block
 from launcher.devices.console import Console
-from launcher.guests import blk
+from launcher.guests import blk, disk
 from launcher.machine import Machine, open_machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,8 +51,8 @@ def kill_wakers(path: Path, waker_name: str, engine: str, io_name: str, seed: in
     exit, in the way its place has; inline nobody is there to be killed. Raises `AssertionError` when a wake-up was
     lost, or the file does not hold what was written.
     """
-    sectors = path.stat().st_size // blk.SECTOR
-    requests = 2 * sectors * blk.SECTOR // blk.CHUNK
+    sectors = path.stat().st_size // disk.SECTOR
+    requests = 2 * sectors * disk.SECTOR // disk.CHUNK
     rng = random.Random(seed)
     moments = set(rng.sample(range(2 * requests), min(_MOST_KILLS, requests)))
     if waker.parse(waker_name).place == "inline":
@@ -117,12 +117,12 @@ def _watchdog(machine: Machine) -> Iterator[threading.Event]:
 
 
 def _check_whole(path: Path, seed: int) -> None:
-    wanted = bytearray(blk.CHUNK)
-    blk.fill_base(memoryview(wanted), seed)
+    wanted = bytearray(disk.CHUNK)
+    disk.fill_base(memoryview(wanted), seed)
     with path.open("rb") as file:
-        for sector in range(0, path.stat().st_size // blk.SECTOR, blk.CHUNK // blk.SECTOR):
-            blk.tag(memoryview(wanted), seed, sector)
-            found = file.read(blk.CHUNK)
+        for sector in range(0, path.stat().st_size // disk.SECTOR, disk.CHUNK // disk.SECTOR):
+            disk.tag(memoryview(wanted), seed, sector)
+            found = file.read(disk.CHUNK)
             assert found == wanted[: len(found)], f"wrong bytes in the chunk from sector {sector} on"
 
 
@@ -139,7 +139,7 @@ def kill_launcher(path: Path, waker_name: str, engine: str, io_name: str, seed: 
     Raises `AssertionError` when the file has not all of each acknowledged write, or a page of the next one in part.
     """
     rng = random.Random(seed)
-    path.write_bytes(bytes(blk.LOG_SECTORS * blk.SECTOR))
+    path.write_bytes(bytes(blk.LOG_SECTORS * disk.SECTOR))
     argv = [
         *(sys.executable, "-m", "launcher", "run", f"--engine={engine}", f"--waker={waker_name}"),
         *(f"--block={path}", f"--block-io={io_name}", "blk", "log", "100000"),
@@ -165,7 +165,7 @@ def kill_launcher(path: Path, waker_name: str, engine: str, io_name: str, seed: 
 
 def _check_log(content: bytes, acknowledged: int) -> int:
     """Compare each page of the log with what was acknowledged; return how many are of the write after that."""
-    assert len(content) == blk.LOG_SECTORS * blk.SECTOR, "the file grew, or was cut"
+    assert len(content) == blk.LOG_SECTORS * disk.SECTOR, "the file grew, or was cut"
     blocks = len(content) // blk.LOG_BLOCK
     of_the_next = 0
     for at in range(blocks):
@@ -185,6 +185,6 @@ def _check_log(content: bytes, acknowledged: int) -> int:
 def _block(number: int, at: int) -> bytearray:
     block = bytearray(blk.LOG_BLOCK)
     if number:
-        blk.fill_base(memoryview(block), 1)
-        blk.tag(memoryview(block), number, at * (blk.LOG_BLOCK // blk.SECTOR))
+        disk.fill_base(memoryview(block), 1)
+        disk.tag(memoryview(block), number, at * (blk.LOG_BLOCK // disk.SECTOR))
     return block

@@ -34,23 +34,26 @@ class Pong:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         self.said = self._read_line()
-        """What the Guest said on its console."""
+        """What the Guest said on its console when it was ready."""
+        self.transcript = self.said.encode()
+        """All that it has said there, once it has ended."""
 
-    def finish(self) -> tuple[int, str]:
+    def finish(self, typed: bytes = _EOT) -> tuple[int, str]:
         """Type an EOT and wait for the end; return the exit code and what was said on standard error."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(_EOT)
-            self.process.stdin.flush()
+            self.process.stdin.write(typed)
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
         """Wait for the end, without asking for it: what the console reads stays open."""
         self.process.wait(PATIENCE_S)
-        _, errors = self.process.communicate()
+        rest, errors = self.process.communicate()
+        self.transcript += rest
         return self.process.returncode, errors.decode()
 
     def __enter__(self) -> Pong:
@@ -67,7 +70,7 @@ class Pong:
             line := self.process.stdout.readline()
         ):
             self.process.kill()
-            raise AssertionError(f"pong said nothing: {self.process.communicate()[1].decode()}")
+            raise AssertionError(f"the Guest said nothing: {self.process.communicate()[1].decode()}")
         return line.decode()
 
 
@@ -148,9 +151,9 @@ def _has_answer(asker: socket.socket, asked: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def pong(*options: str, tunnet: str = f"{HOST}/24", addr: str = GUEST) -> Iterator[Pong]:
+def pong(*options: str, tunnet: str = f"{HOST}/24", addr: str = GUEST, image: str = "pong") -> Iterator[Pong]:
     """Run one that ends by an EOT, in silence and with 0."""
-    with Pong(*options, tunnet=tunnet, addr=addr) as running:
+    with Pong(*options, tunnet=tunnet, addr=addr, image=image) as running:
         yield running
         code, said = running.finish()
         assert (code, said.count("\n")) == (0, 1), said

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.guests.answers import turn_round
+from launcher.guests.answers import datagram_size, find_datagram, is_ip, resize_datagram, turn_round
 from tests.support.frames import (
     DATA,
     GUEST_ADDR,
@@ -23,6 +23,7 @@ from tests.support.frames import (
     mixed_frames,
     udp,
 )
+from tests.support.pong import checksum
 
 
 def answer(frame: bytes) -> bytes | None:
@@ -95,3 +96,42 @@ def test_whatever_comes_the_guest_lives(frame: bytes) -> None:
 def test_of_frames_with_a_wrong_byte_some_are_answered_and_some_are_not() -> None:
     answers = [answer(frame) for frame in mixed_frames(500, seed=1)]
     assert 100 < sum(found is None for found in answers) < 300
+
+
+@given(
+    st.binary(max_size=1400), st.integers(0, 1400), st.sampled_from([b"", bytes(4), bytes(40)]), st.integers(0, 65535)
+)
+def test_a_datagram_that_is_resized_is_right_in_both_headers(
+    data: bytes, size: int, options: bytes, service_port: int
+) -> None:
+    frame = bytearray(ip(UDP, udp(data, to_port=service_port), options=options) + bytes(1500))
+    assert turn_round(memoryview(frame), GUEST_MAC, GUEST_ADDR)
+    at = find_datagram(memoryview(frame), service_port)
+    assert at is not None
+    assert find_datagram(memoryview(frame), service_port ^ 1) is None
+    assert datagram_size(memoryview(frame), at) == len(data)
+    kept = bytes(frame[at : at + size])
+    length = resize_datagram(memoryview(frame), at, size)
+    assert checksum(bytes(frame[14 : at - 8])) == 0
+    assert frame[at - 4 : at] == (8 + size).to_bytes(2, "big") + bytes(2), "its length, and no checksum of its own"
+    assert (length, bytes(frame[at:length])) == (at + size, kept)
+    assert datagram_size(memoryview(frame), at) == size
+
+
+def test_what_is_no_datagram_is_not_taken_for_one() -> None:
+    for frame in (arp(), ip(ICMP, icmp_echo(DATA))):
+        turned = bytearray(frame)
+        assert turn_round(memoryview(turned), GUEST_MAC, GUEST_ADDR)
+        assert find_datagram(memoryview(turned), 7) is None
+        assert is_ip(memoryview(turned)) == (frame != arp())
+
+
+def test_a_datagram_that_says_more_or_less_than_there_is_has_no_more_than_there_is() -> None:
+    for said, found in ((0, -8), (7, -1), (8, 0), (8 + len(DATA) - 1, len(DATA) - 1), (65535, len(DATA))):
+        packet = bytearray(udp(DATA))
+        packet[4:6] = said.to_bytes(2, "big")
+        turned = bytearray(ip(UDP, bytes(packet)))
+        assert turn_round(memoryview(turned), GUEST_MAC, GUEST_ADDR)
+        at = find_datagram(memoryview(turned), 7)
+        assert at is not None
+        assert datagram_size(memoryview(turned), at) == found

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from launcher import cli
 from launcher.bench.cases import get
 from launcher.bench.hops import hops
-from launcher.bench.records import Round, Usage
+from launcher.bench.receipts import Writer
+from launcher.bench.records import Round, Run, Usage
 from launcher.bench.rounds import Placement, placement
 from launcher.bench.session import ArmPlan, choose_amount
 from launcher.bench.summary import front, summarise
@@ -190,3 +195,26 @@ def test_a_ring_that_found_the_launcher_awake_needs_no_break() -> None:
     assert set(found) == set()  # nothing before the youngest lane's first stamp can be followed
     found = hops([("LEFT", 6), ("SERVICED", 8), ("SERVICED", 300)], [10], [20])
     assert {name: times.tolist() for name, times in found.items()} == {"READY→READ": [10], "READ→SERVICED": [280]}
+
+
+def test_a_ring_that_the_guest_answers_is_followed_to_the_answer() -> None:
+    stamps = [("SEEN", 110), ("BREAK", 120), ("LEFT", 150), ("INTERRUPT", 160), ("SERVICED", 165), ("RELEASED", 170)]
+    stamps += [(stage, time_ns + 1000) for stage, time_ns in stamps]
+    found = hops(stamps, [100, 1100], [200, 1200], is_answered=True)
+    assert list(found)[-1] == "RELEASED→ANSWERED"
+    assert {name: times.tolist() for name, times in found.items() if "ANSWERED" in name or "LEFT→" in name} == {
+        "LEFT→INTERRUPT": [10],
+        "RELEASED→ANSWERED": [30],
+    }
+
+
+def test_a_foreign_file_is_shown_and_nothing_in_it_reaches_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    died = replace(a_round("process/select", [10.0] * 6), ended="died: \x1b[2J\nof that")
+    with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {"seed": "many"})) as writer:
+        writer.write(died)
+    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "died: \\x1b[2J\\nof that" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import pack
@@ -10,7 +11,7 @@ from struct import pack
 import pytest
 
 from launcher.devices.block import Block
-from launcher.devices.blockio import NAMES, beyond
+from launcher.devices.blockio import NAMES, Job, beyond
 from shared import uring
 from shared.errors import RingError, UsageError
 from shared.memory import GuestMemory
@@ -25,8 +26,10 @@ from shared.virtio import (
     BLK_T_IN,
     BLK_T_OUT,
 )
+from shared.virtqueue import Virtqueue
 from tests.support.disks import SECTOR, UNTOUCHED, Driver, make_disk
 from tests.support.fds import no_new_fds
+from tests.support.rescue import PATIENCE_S
 
 SECTORS = 16
 
@@ -56,6 +59,13 @@ def open_driver(memory: GuestMemory, path: Path, io_name: str) -> Iterator[Calla
         yield make
         for driver in opened:
             driver.device.close()
+
+
+def is_ready(driver: Driver) -> bool:
+    """Wait until something is done."""
+    poll = select.poll()
+    poll.register(driver.source.fd, select.POLLIN)
+    return bool(poll.poll(PATIENCE_S * 1000))
 
 
 def test_what_is_read_is_what_the_file_holds(open_driver: Callable[..., Driver], path: Path) -> None:
@@ -269,6 +279,75 @@ def test_a_reset_waits_for_what_is_under_way_and_the_next_driver_is_served(
         driver.pair.device.reset()
         driver.begin()
         assert driver.read(2) == (BLK_S_OK, path.read_bytes()[2 * SECTOR : 3 * SECTOR])
+
+
+def test_a_reset_forgets_what_is_done_and_what_was_refused_before_it_began(
+    open_driver: Callable[..., Driver], path: Path
+) -> None:
+    driver = open_driver()
+    os.truncate(path, 2 * SECTOR)
+    for kind, sector in ((BLK_T_IN, 1), (BLK_T_OUT, 9)):
+        driver.ask(kind, sector, b"" if kind == BLK_T_IN else b"x" * SECTOR, SECTOR if kind == BLK_T_IN else 0)
+    driver.kick()
+    assert is_ready(driver)
+    driver.device.reset()
+    driver.pair.device.reset()
+    driver.begin()
+    driver.device.on_ready(driver.source)
+    assert driver.pair.device.used_idx == 0
+    assert driver.read(1) == (BLK_S_OK, path.read_bytes()[SECTOR : 2 * SECTOR])
+
+
+def test_what_was_asked_for_before_the_driver_was_ready_is_begun_when_it_is(open_driver: Callable[..., Driver]) -> None:
+    driver = open_driver()
+    driver.device.reset()
+    driver.ask(BLK_T_IN, 1, room=SECTOR)
+    assert driver.device.start([driver.pair.device]) == ()
+    assert is_ready(driver)
+    assert driver.device.on_ready(driver.source)
+    assert driver.pair.driver.reap() is not None
+
+
+def test_a_request_that_slips_in_before_the_wish_for_a_kick_is_begun(open_driver: Callable[..., Driver]) -> None:
+    driver = open_driver()
+    late = [3]
+
+    class Overtaken(Virtqueue):
+        def enable_notify(self) -> bool:
+            if late:
+                driver.ask(BLK_T_IN, late.pop(), room=SECTOR)
+                assert not driver.pair.driver.kick_needed(), "the driver was told that no kick is needed"
+            return super().enable_notify()
+
+    assert driver.device.start([Overtaken(driver.memory, driver.pair.layout, "overtaken")]) == ()
+    assert is_ready(driver)
+    assert driver.device.on_ready(driver.source)
+    assert driver.pair.driver.reap() is not None
+
+
+@pytest.mark.parametrize("features", [0, 1 << BLK_FLUSH])
+def test_without_flush_each_write_is_to_be_durable(open_driver: Callable[..., Driver], features: int) -> None:
+    driver = open_driver(features=features)
+    asked: list[bool] = []
+    submit = driver.device._io.submit
+
+    def note(jobs: list[Job], *, is_durable: bool = False) -> None:
+        asked.append(is_durable)
+        submit(jobs, is_durable=is_durable)
+
+    driver.device._io.submit = note  # type: ignore[method-assign]
+    assert driver.write(1, b"d" * SECTOR) == BLK_S_OK
+    assert asked == [not features]
+
+
+def test_a_disk_in_which_a_transfer_hangs_stays_open(open_driver: Callable[..., Driver]) -> None:
+    driver = open_driver()
+    close = driver.device._io.close
+    driver.device._io.close = lambda: False  # type: ignore[method-assign]
+    driver.device.close()
+    os.fstat(driver.device._disk.fd)
+    assert close()
+    driver.device._disk.close()
 
 
 def test_a_close_with_requests_under_way_leaves_nothing_open(memory: GuestMemory, path: Path, io_name: str) -> None:

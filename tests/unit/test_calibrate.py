@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.bench import calibrate, fitness, recording
+from launcher.bench import calibrate, calibration, fitness, recording
 from launcher.bench.cases import get
 from launcher.bench.receipts import Round, read
 from launcher.bench.sides import Side
+from launcher.bench.verdict import Outcome
 from tests.support import noise
 from tests.support.sessions import environment
 
@@ -36,8 +37,8 @@ def test_what_is_kept_of_a_round_is_small_and_as_good() -> None:
     rng = np.random.default_rng(1)
     times = (40_000 * np.exp(rng.normal(0, 0.3, 1000))).astype(np.int64)
     small = recording.rounded(times)
-    assert np.abs(small / times - 1).max() <= 1 / 1024
-    assert recording.rounded(np.array([0, 1, 1023, 1024, 1025])).tolist() == [0, 1, 1023, 1024, 1026]
+    assert np.abs(small / times - 1).max() <= 1 / 512
+    assert recording.rounded(np.array([0, 1, 511, 512, 513])).tolist() == [0, 1, 511, 512, 514]
     round_ = recording.slim(noise.round_at("A", 0))
     assert round_.usage == []
     assert list(round_.latencies_ns) == sorted(round_.latencies_ns)
@@ -80,6 +81,23 @@ def test_a_stored_calibration_is_judged_without_measuring(tmp_path: Path, capsys
     assert len(rows) == 4 + 1  # and the heading
 
 
+@pytest.mark.parametrize("more", [("--minutes", "90", "--real", "0"), ("--minutes", "0", "--real", "1")])
+def test_a_recording_of_another_machine_is_read_and_not_gone_on_with(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "calibration.jsonl"
+    recorded(path)
+    head, rest = path.read_bytes().split(b"\n", 1)
+    cpu = json.loads(head)["run"]["host"]["cpu"]
+    stranger = head.replace(json.dumps(cpu).encode(), b'"of somebody else"') + b"\n" + rest
+    path.write_bytes(stranger)
+    assert calibrate.main([*more, "--duels", "5", "-o", str(tmp_path / "calibration")]) == 1
+    assert "was begun on another machine (cpu: of somebody else and" in capsys.readouterr().err
+    assert path.read_bytes() == stranger
+    args = ["--minutes", "0", "--real", "0", "--duels", "5", "-o", str(tmp_path / "calibration")]
+    assert calibrate.main(args) == 0
+
+
 def test_a_recording_is_begun_and_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "calibration.jsonl"
     side = Side("A", "python", "spin/direct", {**get("wake").defaults(), "warmup": 0})
@@ -93,6 +111,20 @@ def test_a_recording_is_begun_and_gone_on_with(tmp_path: Path) -> None:
     blocks = [round_.block for round_ in read(path).rounds]
     assert blocks == [0] * 4 + [1] * 4
     assert {round_.counts["lost"] for round_ in read(path).rounds} == {0}
+
+
+def test_real_duels_are_fought_until_there_are_enough_of_each_pair(tmp_path: Path) -> None:
+    parameters = {**get("wake").defaults(), "warmup": 0}
+    wakers = dict.fromkeys(("A", "A'", "A+5%", "A+10%"), "spin/direct")
+    arms, path = recording.Arms(1.0, wakers, "python", parameters, rings=30, seed=5), tmp_path / "duels.jsonl"
+    path.write_text('{"head": "A\'", "outcome": "not regressed", "seconds": 9}\n{"head": "A+5%", "outc')
+    for _ in range(2):  # the second time there is nothing to do
+        calibrate.fight(get("wake"), arms, path, 1, seconds=0.1)
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    found = [json.loads(line) for line in lines]
+    assert [line["head"] for line in found] == ["A'", "A+5%", "A+10%"]
+    assert [found[1]["plan"][arm] for arm in ("base", "head", "control")] == ["A", "A+5%", "A''"]
+    assert found[1]["outcome"] == "cannot tell"  # two pairs are too few for anything
 
 
 def test_the_script_says_what_it_takes() -> None:
@@ -134,6 +166,32 @@ def test_a_machine_that_can_tell_nothing_is_told_so(capsys: pytest.CaptureFixtur
     fitness.print_report(report)
     assert "no gate is honest here" in capsys.readouterr().out
     json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["heavy", "skewed"])
+@pytest.mark.parametrize("spread", [0.05, 0.15])
+def test_what_a_duel_is_said_to_find_it_finds_however_noisy_the_machine_is(kind: str, spread: float) -> None:
+    names, blocks = ("A", "A'", "A''"), 15  # a round is said to take a second: 15 blocks are a duel of 100 s
+    noises = [noise.logs(np.random.default_rng(seed), blocks=600, arms=6, kind=kind, spread=spread) for seed in (1, 2)]
+    measured = [
+        noise.round_at(names[at % 3], block, noises[0][block, at], position=at)
+        for block in range(20)
+        for at in range(6)
+    ]
+    report = fitness.examine(measured)
+    assert report is not None
+    smallest = report.fitness[0].smallest
+    assert smallest is not None
+    # As if the machine had gone on like that for an hour: 40 duels next to each other.
+    logs = {name: dict.fromkeys((0.5, 0.9, 0.99), noises[1][:, at::3]) for at, name in enumerate(names)}
+    hour = calibration.Recording(logs, 600, 0, 6.0)
+
+    def found(slowdown: float) -> float:
+        rates = calibration.virtual_duels(hour, *names, blocks=blocks, duels=100, slowdown=slowdown)
+        return rates.share(Outcome.REGRESSED)
+
+    assert found(smallest) > 0.7  # the 95 % that are said, but for what a minute does not know of an hour
+    assert found(smallest / 3) < 0.6  # it is not said of what is far more than that
 
 
 def test_too_few_blocks_say_nothing() -> None:

@@ -67,6 +67,31 @@ def test_a_machine_that_was_slower_that_day_drops_out_where_there_is_a_yardstick
     assert any("no yardstick in both" in warning for warning in without.warnings)
 
 
+def test_the_yardstick_is_the_same_one_in_both_and_of_the_same_parameters() -> None:
+    # A bench shuffles its arms, so that any of them may come first in a file.
+    def yardsticks(seed: int) -> list[list[Round]]:
+        return [
+            rounds_of(name, shift, seed=seed + at, engine="c", waker=name, parameters=parameters)
+            for at, (name, shift, parameters) in enumerate(
+                [
+                    ("c:direct", -0.5, {"idle_us": 9}),
+                    ("c:direct 5", -0.7, {"idle_us": 5}),
+                    ("c:thread", 0.4, {"idle_us": 9}),
+                ]
+            )
+        ]
+
+    one, other = yardsticks(10), yardsticks(20)
+    of_base, of_head = (rounds_of("A", 0, seed=seed, parameters={"idle_us": 9}) for seed in (1, 2))
+    base = stored("base", [*one[0], *one[1], *one[2], *of_base])
+    found = compare(base, stored("head", [*other[2], *other[1], *other[0], *of_head]))
+    assert found.worst.outcome == Outcome.NOT_REGRESSED
+    assert not any("absolute" in warning for warning in found.warnings)
+    apart = compare(stored("base", [*one[0], *one[2], *of_base]), stored("head", [*other[1], *of_head]))
+    assert apart.worst.outcome == Outcome.NOT_REGRESSED
+    assert any("no yardstick in both: absolute" in warning for warning in apart.warnings)
+
+
 def test_the_worst_of_many_decides_and_what_is_in_one_file_only_is_named() -> None:
     base = [*rounds_of("A", 0, seed=1), *rounds_of("B", 0, seed=2), *rounds_of("C", 0, seed=3)]
     head = [

@@ -485,6 +485,10 @@ def test_an_output_that_is_full_is_one_sentence(memory: GuestMemory, pipes: Pipe
 # ---- A terminal ----
 
 
+def until_readable(fd: int) -> None:
+    select.select([fd], [], [])
+
+
 class Terminal:
     """A pseudo-terminal: the console has `fd`, the test types and reads at the other end."""
 
@@ -553,6 +557,75 @@ def test_three_ctrl_c_within_a_second_let_the_user_out(raw_desk: Desk, terminal:
     with pytest.raises(Interrupted, match=r"^stopped by three \^C within a second$") as caught:
         press_all()
     assert caught.value.exit_code == 130
+
+
+def test_three_ctrl_c_let_the_user_out_while_the_output_takes_nothing(
+    memory: GuestMemory, terminal: Terminal, pipes: Pipes
+) -> None:
+    desk = Desk(memory, terminal.fd, pipes.output_fd)
+    desk.start()
+    desk.offer(64)
+    terminal.type(b"a")
+    typist = threading.Thread(target=lambda: (until_readable(pipes.screen), terminal.type(CTRL_C * 3)))
+    typist.start()
+    with pytest.raises(Interrupted, match=r"^stopped by three \^C within a second$"):
+        desk.say(bytes(200_000))
+    typist.join()
+    desk.console.close()
+
+
+def test_what_is_typed_while_the_output_takes_nothing_reaches_the_guest(
+    memory: GuestMemory, terminal: Terminal, pipes: Pipes
+) -> None:
+    keys = os.urandom(100).hex().encode()
+    desk = Desk(memory, terminal.fd, pipes.output_fd)
+    desk.start()
+    desk.offer(64)
+    text, read = bytes(200_000), bytearray()
+
+    def type_and_read() -> None:
+        until_readable(pipes.screen)
+        terminal.type(keys)
+        while len(read) < len(text):
+            read.extend(os.read(pipes.screen, 65536))
+
+    reader = threading.Thread(target=type_and_read)
+    reader.start()
+    desk.say(text)
+    reader.join()
+    found = desk.read()
+    while len(found) < len(keys):
+        desk.offer(64)
+        desk.look()
+        found += desk.read()
+    assert found == keys
+    desk.console.close()
+
+
+def test_a_terminal_that_hangs_up_while_the_output_takes_nothing_is_one_eot(memory: GuestMemory, pipes: Pipes) -> None:
+    master, fd = pty.openpty()
+    try:
+        desk = Desk(memory, fd, pipes.output_fd)
+        desk.start()
+        desk.offer(16, 16)
+        text, read = bytes(200_000), bytearray()
+
+        def hang_up_and_read() -> None:
+            until_readable(pipes.screen)
+            os.close(master)
+            while len(read) < len(text):
+                read.extend(os.read(pipes.screen, 65536))
+
+        reader = threading.Thread(target=hang_up_and_read)
+        reader.start()
+        desk.say(text)
+        reader.join()
+        desk.look()
+        assert not desk.is_watched
+        assert desk.read() == b"\x04"
+        desk.console.close()
+    finally:
+        os.close(fd)
 
 
 def test_two_ctrl_c_are_keys_like_any_other(raw_desk: Desk, terminal: Terminal) -> None:

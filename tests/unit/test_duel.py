@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher import cli
-from launcher.bench import duel, gate
+from launcher.bench import duel, duel_command, gate
 from launcher.bench.cases import get
+from launcher.bench.crew import ArmFailed
 from launcher.bench.duel import Plan
 from launcher.bench.receipts import Round, Run, Writer, read
 from launcher.bench.rota import Rota, Tell, choose_rings, tell_nobody
 from launcher.bench.sides import Side, parse
 from launcher.bench.verdict import Outcome
-from shared.errors import CannotRunError, UsageError
+from shared.errors import CannotRunError, LabError, UsageError
 from tests.support import noise
 
 PLAN = Plan("A", "B", "A'", "wake", blocks=20, rings=400, seed=7, delta=0.03, alpha=0.01)
@@ -75,11 +78,14 @@ def fought(made: Sequence[Round], deadline_s: float = float("inf")) -> list[Roun
         (rounds_of(0.02, spread=0.3), 3, Outcome.CANNOT_TELL),
         (rounds_of(0.10, blocks=2), 3, Outcome.CANNOT_TELL),
         (
-            [*rounds_of(0.0), noise.round_at("B", 19, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4])],
+            [
+                *rounds_of(0.0),
+                noise.round_at("B", 19, position=6, counts={"sent": 9, "served": 8, "lost": 1}, lost_seqs=[4]),
+            ],
             4,
             "broken",
         ),
-        ([*rounds_of(0.10), noise.round_at("A", 19, ended="died: of old age")], 4, "broken"),
+        ([*rounds_of(0.10), noise.round_at("A", 19, position=6, ended="died: of old age")], 4, "broken"),
         ([round_ for round_ in rounds_of(0.0) if round_.arm == "A"], 5, "nothing measured"),
         ([], 5, "nothing measured"),
     ],
@@ -106,6 +112,25 @@ def test_the_table_says_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Ca
         assert words in shown
 
 
+def test_what_cannot_be_told_is_told_how_long_it_would_take() -> None:
+    note = PLAN.judge(rounds_of(0.0, spread=0.08, seed=5)).notes[-1]
+    found = re.fullmatch(r"about (\d+) pairs would find a slowdown of p50 by 6 %, or clear .*; these were 40", note)
+    assert found is not None, note
+    blocks = int(found[1]) // 2 + 1
+    assert blocks > 20
+    longer = replace(PLAN, blocks=blocks)
+    assert longer.judge(rounds_of(0.06, spread=0.08, blocks=blocks, seed=9)).exit_code == 2
+    assert longer.judge(rounds_of(0.0, spread=0.08, blocks=blocks, seed=9)).exit_code == 0
+    assert not any("would find" in note for note in PLAN.judge(rounds_of(0.1)).notes)
+
+
+def test_the_bootstrap_is_a_second_opinion_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["duel", "--show", str(store(tmp_path / "duel.jsonl", rounds_of(0.10))), "--json"]) == 2
+    line = json.loads(capsys.readouterr().out)
+    low, high = line["bca"]["p50"]
+    assert 0.05 < low < line["quantiles"][0]["change"] < high < 0.15
+
+
 def test_a_lost_wake_up_is_named_with_what_replays_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lost = noise.round_at("B", 3, counts={"sent": 400, "served": 399, "lost": 1}, lost_seqs=[123])
     path = store(tmp_path / "duel.jsonl", [*rounds_of(0.0), lost])
@@ -127,6 +152,32 @@ def test_receipts_of_something_else_are_refused(kind: str, tmp_path: Path, capsy
     path = store(tmp_path / "other.jsonl", rounds_of(0.0), kind=kind)
     assert cli.main(["duel", "--show", str(path)]) == 1
     assert "not a duel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"case": "echo"}, "is of case echo, and the duel is of wake"), ({"block": 20}, "none of the 20 blocks")],
+)
+def test_rounds_that_the_plan_does_not_have_are_refused(
+    change: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store(tmp_path / "duel.jsonl", [*rounds_of(0.1), noise.round_at("B", **{"block": 3} | change)])
+    assert cli.main(["duel", "--show", str(path)]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_duel_whose_rounds_are_too_short_for_any_quantile_is_not_passed(tmp_path: Path) -> None:
+    short = [replace(round_, latencies_ns=round_.latencies_ns[:4]) for round_ in rounds_of(0.0)]
+    assert cli.main(["duel", "--show", str(store(tmp_path / "duel.jsonl", short))]) == 5
+    idle = [replace(round_, case="idle", latencies_ns=round_.latencies_ns[:1]) for round_ in short]
+    path = store(tmp_path / "idle.jsonl", idle, replace(PLAN, case="idle"))
+    assert cli.main(["duel", "--show", str(path)]) == 0  # there, the costs are the point
+
+
+def test_an_alpha_of_next_to_nothing_is_never_spent(tmp_path: Path) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds_of(0.1), replace(PLAN, alpha=5e-324))
+    assert cli.main(["duel", "--show", str(path)]) == 3
+    assert cli.main(["duel", "--show", str(path), "--alpha", "1e-320"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -155,12 +206,21 @@ def test_the_plan_is_in_the_receipts_as_it_was(tmp_path: Path) -> None:
     assert duel.plan_of(read(store(tmp_path / "duel.jsonl", rounds_of(0.0)))) == PLAN
 
 
+def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
+    for command in ("launcher duel A B -o x.jsonl", "launcher duel A B --output=x.jsonl --seed 5", "launcher duel A B"):
+        assert duel_command.replay_command(command, 7) == "launcher duel A B --seed 7"
+    assert duel_command.replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
+    assert duel_command.replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
+
+
 # ---- When a duel ends ----
 
 
 def test_a_clear_difference_ends_a_duel_at_a_look_before_its_end() -> None:
     kept = fought(rounds_of(0.5))
     assert len(kept) in [end * 6 for end in PLAN.ends[:-1]]
+    # And not before one break in 10,000 would have come to light.
+    assert sum(round_.counts["sent"] for round_ in kept if round_.arm == "B") >= 10_000
 
 
 def test_what_cannot_be_told_is_measured_to_the_end_of_the_plan() -> None:
@@ -171,6 +231,25 @@ def test_a_lost_wake_up_ends_it_at_once() -> None:
     made = rounds_of(0.0)
     made[8] = replace(made[8], counts={**made[8].counts, "lost": 1}, lost_seqs=[3])
     assert fought(made) == made[:9]
+
+
+@pytest.mark.parametrize("refusal", [ArmFailed("it left with 1"), CannotRunError("no fds are left")])
+def test_an_arm_that_no_longer_starts_is_an_error_with_its_name_and_neither_slower_nor_a_skip(
+    refusal: LabError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rounds_of(0.5)
+
+    def run_round(plan: Any) -> Round:
+        if plan.block == 3 and plan.arm == "B":
+            raise refusal
+        return next(r for r in made if (r.arm, r.block) == (plan.arm, plan.block))
+
+    monkeypatch.setattr("launcher.bench.rota.run_round", run_round)
+    kept: list[Round] = []
+    with pytest.raises(duel.DoesNotStart, match=rf"^B: {refusal} \(block 3 of the duel") as raised:
+        duel.fight(Rota(get("wake"), SIDES, 400, 7), PLAN, kept.append, float("inf"))
+    assert raised.value.exit_code == 1
+    assert {round_.block for round_ in kept} >= {0, 1, 2}
 
 
 def test_when_the_time_is_up_no_other_block_is_begun() -> None:
@@ -263,3 +342,6 @@ def test_in_github_actions_it_annotates_by_itself(
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("### B against A: regressed\n")
     assert "| p50 | regressed | 40 |" in summary
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "summary.md"))
+    assert cli.main(["duel", "--show", str(path), "--json"]) == 2  # what cannot be written is no other verdict
+    assert "summary.md: No such file" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -13,6 +13,7 @@ from shared.errors import LabError, RingError
 from shared.memory import GuestMemory
 from shared.page import Page
 from shared.virtio import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
+from shared.virtqueue import Virtqueue
 from tests.support.fds import no_new_fds
 from tests.support.nets import FRAMES, MEMORY_SIZE, NO_OFFLOADS, NUM, OUTPUT, Desk
 from tests.support.network import delete_link, own_network, set_link
@@ -145,8 +146,51 @@ def test_the_guest_is_asked_to_notify_only_while_a_frame_waits_for_a_buffer(desk
     desk.received.add([], [(FRAMES, 100)], 0)
     assert desk.received.kick_needed()
     assert desk.net.on_notify(0) == (desk.source,)
+    assert desk.net.on_notify(0) == (), "it is watched already"
     desk.received.add([], [(FRAMES + 100, 100)], 0)
     assert not desk.received.kick_needed()
+
+
+class Overtaken(Virtqueue):
+    """The Guest puts something in at the worst moment: after the last look, before the wish for a kick."""
+
+    late: list[Callable[[], None]]
+
+    def enable_notify(self) -> bool:
+        if self.late:
+            self.late.pop()()
+        return super().enable_notify()
+
+
+def overtake(desk: Desk, number: int, put: Callable[[], None]) -> None:
+    desk.queues[number] = queue = Overtaken(
+        desk.memory, desk.layouts[number], f"net0 queue {number}", event_idx=desk.event_idx
+    )
+    queue.late = [put]
+    desk.is_watched = bool(desk.net.start(desk.queues))
+
+
+def test_a_buffer_that_slips_in_before_the_wish_for_a_kick_is_taken(desk: Desk) -> None:
+    def put() -> None:
+        desk.received.add([], [(FRAMES, 100)], [(FRAMES, 100)])  # type: ignore[arg-type]
+        assert not desk.received.kick_needed()
+
+    overtake(desk, 0, put)
+    desk.cable.outside.send(FRAME)
+    assert desk.look()
+    assert desk.is_watched
+    assert desk.frames() == [NO_OFFLOADS + FRAME]
+
+
+def test_a_frame_that_slips_in_before_the_wish_for_a_kick_is_sent(desk: Desk) -> None:
+    def put() -> None:
+        desk.memory.view(OUTPUT + 0x1000, 70)[:] = NO_OFFLOADS + FRAME
+        desk.sent.add([(OUTPUT + 0x1000, 70)], [], 0)
+        assert not desk.sent.kick_needed()
+
+    overtake(desk, 1, put)
+    desk.send(NO_OFFLOADS + LARGEST)
+    assert desk.cable.arrivals() == [LARGEST, FRAME]
 
 
 def test_a_frame_that_does_not_fit_is_dropped_and_its_buffer_takes_the_next(desk: Desk) -> None:

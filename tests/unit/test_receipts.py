@@ -169,6 +169,14 @@ def test_a_writer_that_is_killed_leaves_what_it_wrote(tmp_path: Path) -> None:
     assert [r.position for r in read(path).rounds] == [0, 1, 2]
 
 
+def test_a_round_that_is_there_twice_does_not_count_twice(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", round_of(position=5), round_of(position=6))
+    read(path)
+    path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(ReceiptsError, match="line 4 is the round of line 2 once more"):
+        read(path)
+
+
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl")
     with pytest.raises(FileExistsError):
@@ -202,6 +210,7 @@ HEAD = line(schema=1, kind="run", run={"command": "x", "kind": "duel", "host": {
         (line(schema=1, kind="round", round={}), "line 1 is a round and not the run"),
         (line(schema=1, kind="run", run={}), "line 1: 'command' is missing"),
         (HEAD + b'{"schema": 1, "kind": "round", "round": {"arm": "\\ud800"}}\n', "line 2 is no receipt"),
+        (HEAD + b'{"schema": 1, "kind": "round", "round": {"trace_ns_per_stamp": 1e999}}\n', "line 2 is no receipt"),
         (HEAD + HEAD, "line 2 begins a second run"),
         (HEAD + b"{]\n" + HEAD, "line 2 is no receipt"),
         (HEAD + line(schema=3, kind="round", round={}), "line 2 has schema 3"),
@@ -232,6 +241,9 @@ def test_what_is_no_receipt_is_refused_in_a_sentence(tmp_path: Path, data: bytes
         {"usage": [7]},
         {"usage": [{}]},
         {"parameters": {"a": []}},
+        {"parameters": {"a": "\x1b[2J"}},
+        {"parameters": {"\x1b[2J": 1}},
+        {"counts": {"\x1b[2J": 1}},
         {"trace_ns_per_stamp": "1"},
         {"ended": None},
     ],

@@ -109,9 +109,14 @@ def test_a_fifo_is_watched_until_it_has_bytes_and_only_while_something_is_asked_
     desk.device.close()
 
 
+def test_a_directory_is_refused_before_the_guest_starts(tmp_path: Path) -> None:
+    with no_new_fds(), pytest.raises(UsageError, match=r"^rng: '.*' is a directory; give a file with random bytes$"):
+        Rng(str(tmp_path))
+
+
 @pytest.mark.parametrize("path", ["/nonexistent/entropy", ""])
 def test_a_file_that_cannot_be_opened_is_one_sentence(path: str) -> None:
-    with no_new_fds(), pytest.raises(UsageError, match=rf"^rng: cannot read '{path}': No such file or directory$"):
+    with no_new_fds(), pytest.raises(UsageError, match=rf"^rng: cannot read '{path}': No such file"):
         Rng(path)
 
 

@@ -30,6 +30,7 @@ from tests.support.breakers import open_breaker
 from tests.support.machine_code import CLI, CODE, HLT, SPIN, STI, UD2, mov_eax, out, place, take_interrupts
 from tests.support.sessions import environment, run_launcher
 from tests.support.threads import beside
+from tests.support.until import until
 
 ROOT = Path(guests.__file__).parents[2]
 SIZE = 0x10000
@@ -126,23 +127,29 @@ def test_a_second_exception_ends_the_guest_in_a_sentence(boot: BootCode, memory:
     assert died.reason.startswith("a second exception in the Guest, which engine unicorn cannot tell")
 
 
-def test_what_a_signals_handler_raises_ends_the_run(boot: BootCode, breaker: Breaker) -> None:
+def test_what_a_signals_handler_raises_ends_the_run(boot: BootCode, memory: GuestMemory) -> None:
     class Enough(BaseException):
         pass
 
     def handle(*_: object) -> None:
         raise Enough
 
-    before = signal.signal(signal.SIGALRM, handle)
-    hook = sys.unraisablehook
+    counter = memory.view(0x8000, 4).cast("I")
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def signal_when_it_computes() -> None:
+        until(lambda: counter[0], "the Guest does not compute")
+        signal.pthread_kill(main, signal.SIGALRM)
+
+    before, hook = signal.signal(signal.SIGALRM, handle), sys.unraisablehook
     try:
         for _ in range(50):
-            vcpu = boot(SPIN)
-            signal.setitimer(signal.ITIMER_REAL, 0.002)
-            with pytest.raises(Enough):
+            counter[0] = 0
+            vcpu = boot(b"\xff\x05\x00\x80\x00\x00\xeb\xf8")  # incl 0x8000, again and again
+            with beside(signal_when_it_computes), pytest.raises(Enough):
                 vcpu.run()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert sys.unraisablehook is hook
 

@@ -181,10 +181,12 @@ def test_where_there_are_no_times_to_speak_of_the_costs_decide(blocks: int, cpu_
         return round_at(arm, block, n=1, usage=usage, counts={"sent": 1, "served": 1, "lost": 0})
 
     rounds = [idle(arm, block, cost) for block in range(blocks) for arm, cost in (("A", 5_000), ("B", cpu_ns))]
-    verdict = judge(rounds, "A", "B")
+    verdict = judge(rounds, "A", "B", is_timed=False)
     assert verdict.outcome == outcome
     assert verdict.sentence.startswith("no times to speak of")
     assert not verdict.quantiles
+    # Where times are the point, the costs do not stand in for them: rounds were too short, and nothing is known.
+    assert judge(rounds, "A", "B").exit_code == EXIT_NOTHING_MEASURED
 
 
 def test_a_control_that_was_not_measured_is_noted() -> None:
@@ -220,9 +222,16 @@ def test_a_round_that_failed_does_not_shift_those_after_it() -> None:
     assert np.exp(pairs.ratios(of["A"], of["B"])[0.5]).tolist() == pytest.approx([3], rel=1e-3)
 
 
-def test_latencies_that_cannot_be_do_not_crash_the_judge() -> None:
-    rounds = [round_at(arm, block, latencies_ns=np.zeros(400, np.int64)) for block in range(20) for arm in "AB"]
-    assert judge(rounds, "A", "B").outcome == Outcome.NOT_REGRESSED
+@pytest.mark.parametrize("latencies", [[0] * 400, [-9_000] * 400, [-(2**63)] * 400, [-(2**63), 2**63 - 1] * 200])
+def test_of_latencies_that_cannot_be_nothing_is_said(latencies: list[int]) -> None:
+    for_a, for_b = np.array(latencies, np.int64), np.array(latencies, np.int64)
+    rounds = [
+        round_at(arm, block, latencies_ns=times) for block in range(20) for arm, times in (("A", for_a), ("B", for_b))
+    ]
+    verdict = judge(rounds, "A", "B")
+    assert not any(found.name == "p50" for found in verdict.quantiles)
+    if max(latencies) <= 0:
+        assert verdict.exit_code == EXIT_NOTHING_MEASURED
 
 
 def test_counts_show_what_times_cannot_and_do_not_decide() -> None:

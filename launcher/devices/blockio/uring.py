@@ -45,12 +45,12 @@ class UringIO:
             raise UsageError(f"block I/O 'uring' cannot run here: {reason}; give --block-io thread")
         self._disk = disk
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self.fd)
             self._ring = uring.Ring()
-        except BaseException:
-            os.close(self.fd)
-            raise
-        self._ring.register_eventfd(self.fd)
+            undo.callback(self._ring.close)
+            self._ring.register_eventfd(self.fd)
+            undo.pop_all()
         self._running: dict[int, _Running] = {}
         self._serial = 0
         self._failed: list[Outcome] = []
@@ -91,9 +91,9 @@ class UringIO:
         """Wait until nothing is in the ring."""
         self._become_idle(None)
 
-    def close(self) -> bool:
+    def close(self, patience_s: float = PATIENCE_S) -> bool:
         """Wait, then close ring and eventfd; False when something hangs in the ring."""
-        if not self._become_idle(PATIENCE_S):
+        if not self._become_idle(patience_s):
             return False
         self._ring.close()
         os.close(self.fd)
@@ -128,6 +128,7 @@ class UringIO:
                 return False
             poll.poll(left_ms)
             self.take()
+        self.take()  # what failed before it began: nobody is to hear of it any more
         return True
 
 

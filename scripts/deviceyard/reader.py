@@ -2,8 +2,8 @@
 
     launcher run --engine python --block FILE reader.py DEPTH COUNT SEED
 
-Each read is timed from the moment it is offered to the moment it is taken back, and what it brought is looked at: page
-n of FILE begins with n in 64 bits.
+Each read is timed from the moment it is offered to the moment it is taken back, and what it brought is looked at: of
+FILE, sector n has n in its second 32 bits.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(cpu: Cpu) -> GuestCode:
             slot, _ = used
             took_ns.append(monotonic_ns() - offered_ns[slot])
             status = memory[_SLOTS_ADDR + slot * _SLOT + _STATUS]
-            if status or words[(_DATA_ADDR + slot * PAGE) >> 3] != place_of[slot]:
+            if status or words[(_DATA_ADDR + slot * PAGE) >> 3] >> 32 != place_of[slot] * (PAGE // 512):
                 panic(f"page {place_of[slot]} came with status {status} and the bytes of another")
             free.append(slot)
         if not free or begun == count > len(took_ns):
@@ -64,7 +64,7 @@ def run(cpu: Cpu) -> GuestCode:
     seconds = (monotonic_ns() - begin_ns) / 1e9
     took_ns.sort()
     report = {
-        "reads": count,
+        "n": count,
         "reads_per_s": round(count / seconds),
         "p50_us": round(took_ns[count // 2] / 1e3, 1),
         "p99_us": round(took_ns[count * 99 // 100] / 1e3, 1),

@@ -1,0 +1,19 @@
+"""What is said to the user beside the data: one line on standard error, which holds no surprise for a terminal.
+
+A file's name and a Guest's last words may hold anything: sequences that a terminal obeys, ends of lines, what reorders
+text. They are shown, never sent.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def shown(text: str) -> str:
+    """Return the text with an escape in place of all that is not printable."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(sentence: str) -> None:
+    """Say something that is not data."""
+    print(f"launcher: {shown(sentence)}", file=sys.stderr)
