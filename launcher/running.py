@@ -243,7 +243,8 @@ def _innermost_pid(pid: int) -> int:
 
 
 def _is_started_as_launcher(pid: int) -> bool:
-    """Whether its command line is that of `launcher run`, or gone already, as it is just before the process ends.
+    """Whether its command line is that of `launcher run`, or empty: in the middle of its execve, or just before
+    the process ends.
 
     Anybody's may be: it is only waited for.
     """
