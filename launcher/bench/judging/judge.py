@@ -22,6 +22,7 @@ from launcher.bench.stats import quantiles
 from launcher.bench.stats.bootstrap import bca_interval
 from launcher.bench.stats.signed_rank import Floats, Interval
 from launcher.bench.store.receipts import OK, Round
+from launcher.words import shown
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 
 BROKEN = "broken"
