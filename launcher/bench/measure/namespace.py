@@ -59,7 +59,7 @@ def missing() -> str | None:
     """Return why no network of its own can be had here, or None; tried in a process that ends with it."""
     asked = subprocess.run(
         [sys.executable, "-S", "-P", "-m", __name__],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
