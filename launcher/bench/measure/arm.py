@@ -22,13 +22,11 @@ import select
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from time import clock_gettime_ns, monotonic, monotonic_ns, pthread_getcpuclockid, sleep
+from time import monotonic_ns
 from types import FrameType
 from typing import Any
 
@@ -49,14 +47,14 @@ import waker
 from launcher.api import Broken, Device, Notify
 from launcher.bench.measure.ledger import HEADER_WORDS, INTENDED, ROW_WORDS, SENT, SERVED, SERVED_AT, WAKE, Ledger
 from launcher.bench.measure.props import Churned, Filled, Rings, Served, Typed
+from launcher.bench.measure.tally import counts, cpu_of_threads, traced
 from launcher.config import RunConfig
 from launcher.devices.console import Console
 from launcher.machine import Machine, open_machine
 from shared.errors import EXIT_CANNOT_RUN_HERE, CannotRunError, LabError, SourceRefused, UsageError
 from shared.memory import GuestMemory
-from shared.page import BREAKS, INTERRUPTS, IS_TRACING, LOOKS, NOTIFIES, SPURIOUS, TAKEN, WAKES, Page
+from shared.page import Page
 from shared.room import Room
-from shared.trace import LAUNCHER_LANE, WAKER_LANE, Stage, Trace
 
 GIVE_UP = signal.SIGUSR2
 """Tells an arm that nobody believes in it any more."""
@@ -66,8 +64,6 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _PR_SET_PDEATHSIG = 1
 _GOES_ON = (Broken, Notify)
-_STAMPS = 2000
-_ON_ITS_WAY_S = 1.0
 
 
 class GivenUp(BaseException):
@@ -231,7 +227,7 @@ def _run(
     words, rings = ledger.words, ledger.rings
     with open_machine(_config(spec, args), make) as machine:
         _freeze()
-        cpu_before = _cpu_of_threads()
+        cpu_before = cpu_of_threads()
         if greet is None:
             control.send(b"r")
         else:
@@ -244,7 +240,7 @@ def _run(
                     after(machine)
         except GivenUp:
             ended = "hung"
-        _finish(control, machine, ended, cpu_before, counts=_counts(machine) | count())
+        _finish(control, machine, ended, cpu_before, counts=counts(machine) | count())
 
 
 def _run_once(machine: Machine) -> None:
@@ -267,9 +263,9 @@ def _config(spec: Spec, args: tuple[str, ...] = ()) -> RunConfig:
 def _finish(control: socket.socket, machine: Machine, ended: str, cpu_before: dict[str, int], **more: object) -> None:
     """Say that it is over, stay while the costs are read, and report."""
     signal.signal(GIVE_UP, signal.SIG_IGN)
-    cpu_ns = {name: ns - cpu_before.get(name, 0) for name, ns in _cpu_of_threads().items()}
+    cpu_ns = {name: ns - cpu_before.get(name, 0) for name, ns in cpu_of_threads().items()}
     report = {"ended": ended, "cpu_ns": cpu_ns, **more}
-    _stay(control, report | _traced(machine))
+    _stay(control, report | traced(machine))
 
 
 def _stay(control: socket.socket, report: dict[str, Any]) -> None:
@@ -278,67 +274,6 @@ def _stay(control: socket.socket, report: dict[str, Any]) -> None:
         while control.recv(1):
             pass
     control.sendall(json.dumps(report).encode())
-
-
-def _broken_in_vain(machine: Machine) -> int:
-    """Return how many breaks were made and neither taken nor still to be taken: they are lost.
-
-    One may be on its way: made for a ring that was served meanwhile. (Where a Waker died, breaks are not counted.)
-    """
-    words, breaker = machine.page.words, machine.loop.vcpu.breaker()
-    end = monotonic() + _ON_ITS_WAY_S
-    while (lost := words[BREAKS] - words[TAKEN] - breaker.is_set()) > 0 and monotonic() < end:
-        sleep(0.001)
-    return max(0, lost)
-
-
-def _counts(machine: Machine) -> dict[str, int]:
-    words = machine.page.words
-    broken_in_vain = _broken_in_vain(machine)
-    return {
-        "breaks": words[BREAKS],
-        "taken": words[TAKEN],
-        "broken_in_vain": broken_in_vain,
-        "spurious": words[SPURIOUS],
-        "wakes": words[WAKES],
-        "looks": words[LOOKS],
-        "notifies": words[NOTIFIES],
-        "interrupts": words[INTERRUPTS],
-        "replaced": machine.loop.waker.stats().replaced,
-    }
-
-
-def _cpu_of_threads() -> dict[str, int]:
-    """CPU time of each thread by its native id. Only a process itself can ask for it in ns."""
-    times = {}
-    for thread in threading.enumerate():
-        with suppress(OSError):
-            assert thread.ident is not None
-            times[str(thread.native_id)] = clock_gettime_ns(pthread_getcpuclockid(thread.ident))
-    return times
-
-
-def _traced(machine: Machine) -> dict[str, Any]:
-    if not machine.page.words[IS_TRACING]:
-        return {}
-    lanes = (Trace(machine.page, lane).stamps() for lane in (WAKER_LANE, LAUNCHER_LANE))
-    stamps = [(stamp.stage.name, stamp.time_ns) for lane in lanes for stamp in lane]
-    return {"stamps": stamps, "ns_per_stamp": _ns_per_stamp()}
-
-
-def _ns_per_stamp() -> float:
-    """Measure what a stamp costs here and now: the best of some batches would flatter, so it is their median."""
-    with Page.create() as page:
-        page.words[IS_TRACING] = 1
-        trace = Trace(page, LAUNCHER_LANE)
-        took = []
-        for _ in range(20):
-            began_ns = monotonic_ns()
-            for _ in range(_STAMPS // 20):
-                trace.stamp(Stage.SERVICED)
-            took.append((monotonic_ns() - began_ns) / (_STAMPS // 20))
-        trace.close()
-    return median(took)
 
 
 # ---- Without one ----
@@ -376,7 +311,7 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
         loop = machine.loop
         loop.waker.stop()
         _freeze()
-        cpu_before = _cpu_of_threads()
+        cpu_before = cpu_of_threads()
         control.send(b"r")
         control.recv(1)
         stopped_ns = []
@@ -394,8 +329,8 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
         loop.waker = started
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         ended_cpu_ns = int((children.ru_utime + children.ru_stime) * 1e9)
-        counts = _counts(machine)
-        _finish(control, machine, "ok", cpu_before, counts=counts, stopped_ns=stopped_ns, ended_cpu_ns=ended_cpu_ns)
+        counted = counts(machine)
+        _finish(control, machine, "ok", cpu_before, counts=counted, stopped_ns=stopped_ns, ended_cpu_ns=ended_cpu_ns)
         started.stop()
 
 
