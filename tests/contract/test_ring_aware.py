@@ -28,7 +28,8 @@ PAIRS = [
     pytest.param(name, engine, marks=[pytest.mark.kvm] if engine == "kvm" else [], id=f"{engine}-{name}")
     for engine in engines.names()
     for name in NAMES
-    if name.removesuffix(f"+{RING_AWARE}") in wakers_to_try(engine)
+    # What a Waker leaves alone depends on no engine: all of them on one, some of each place on the others.
+    if engine == "python" or name.removesuffix(f"+{RING_AWARE}") in wakers_to_try("unicorn")
 ]
 RULES = ("W1", "W2", "W3", "W4", "W8", "W10", "W12")
 """Those in which something is left alone, or looked at again."""

@@ -57,7 +57,7 @@ PAIRS += [pytest.param(name, "kvm", id=f"kvm-{name}", marks=pytest.mark.kvm) for
 
 def settings_for(name: str) -> settings:
     """Return how much is tried: less where each example, and each death, starts a process."""
-    examples = settings.default.max_examples // (8 if waker.parse(name).place == "process" else 4)
+    examples = settings.default.max_examples // (12 if waker.parse(name).place == "process" else 6)
     return settings(
         max_examples=examples,
         stateful_step_count=25,
