@@ -6,8 +6,7 @@ import json
 import random
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -19,10 +18,10 @@ from launcher import engines
 from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.cases import Case, Value, get
 from launcher.bench.measure.rounds import PATIENCE_S, placement
-from launcher.bench.measure.session import ArmPlan, Session, Tell, choose_amount, is_yardstick
+from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_yardstick
 from launcher.bench.show.summary import Summary, front, summarise
 from launcher.bench.show.table import lost_remarks, next_command, print_table, remarks
-from launcher.bench.show.terminal import terminated_as_interrupted
+from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.store import receipts
 from launcher.bench.store.records import Round, Run
 from launcher.words import say, shown
@@ -70,7 +69,7 @@ def main(request: Request) -> int:
     case = get(request.case)
     names, reason = _choose_engines(case, request.engines)
     chosen = choose_arms(case, request.wakers, names, parse_settings(case, request.settings))
-    wants_yardsticks = bool(request.wakers) and all(is_yardstick(pattern) for pattern in request.wakers)
+    wants_yardsticks = bool(request.wakers) and not any(_matching(waker.names(), one) for one in request.wakers)
     reasons = list(dict.fromkeys(chosen.skipped.values()))
     is_vain = not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms)
     if not is_vain or len(reasons) > 1:
@@ -183,7 +182,7 @@ def _expand(case: Case, patterns: Sequence[str]) -> list[str]:
     names: dict[str, None] = {}
     for pattern in patterns:
         base, plus, options = pattern.partition("+")
-        found = [name for name in known if fnmatchcase(name, base)]
+        found = _matching(known, pattern)
         if not found:
             if not is_yardstick(pattern):
                 waker.parse(pattern)  # says what there is
@@ -193,6 +192,11 @@ def _expand(case: Case, patterns: Sequence[str]) -> list[str]:
                 waker.parse(pattern)  # refuse what was named in full; what a pattern fits is left out with the reason
             names[name if is_yardstick(name) else f"{name}{plus}{options}"] = None
     return list(dict.fromkeys([*names, *case.yardsticks]))
+
+
+def _matching(names: Iterable[str], pattern: str) -> list[str]:
+    """Return the names that fit a pattern, whatever options stand behind it."""
+    return [name for name in names if fnmatchcase(name, pattern.partition("+")[0])]
 
 
 def _why_no_yardstick(names: Sequence[str], engine_names: Sequence[str]) -> str | None:
@@ -218,27 +222,14 @@ def _choose_engines(case: Case, wanted: Sequence[str]) -> tuple[list[str], str]:
 def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], bool]:
     """Run the session, each round written as it comes; return them, and whether somebody had enough before the end."""
     rounds: list[Round] = []
-    with _progress() as tell, terminated_as_interrupted():
+    with progress() as tell, terminated_as_interrupted():
         try:
-            for round_ in session.run(tell):
+            for round_ in session.run(lambda block, arm: tell(f"block {block + 1}: {arm.name}")):
                 writer.write(round_)
                 rounds.append(round_)
         except KeyboardInterrupt:
             return rounds, True
     return rounds, False
-
-
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """Yield what tells a terminal where the session is, and tells anything else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda _block, _arm: None
-        return
-    # A line for each round, and nothing that moves meanwhile: a spinner would be one more process to schedule.
-    try:
-        yield lambda block, arm: print(f"\r\033[Kblock {block + 1}: {arm.name} ", end="", file=sys.stderr, flush=True)
-    finally:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:
@@ -262,7 +253,7 @@ def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> i
 def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:
     if is_json:
         for summary in summaries:
-            print(json.dumps({"kind": "arm", "case": case.name, **summary.to_json()}))
+            print(json.dumps({"kind": "arm", "case": case.name, **summary.to_json()}, allow_nan=False))
         last = {"kind": "bench", "front": [one.arm for one in front(summaries)], "next": next_command(case, summaries)}
         print(json.dumps(last), flush=True)
         return

@@ -196,6 +196,20 @@ def test_a_waker_that_the_case_is_too_large_for_is_77_and_says_so(env: dict[str,
     assert done.returncode == 77
 
 
+@pytest.mark.parametrize("pattern", ["c:d*", "c*t", "spin/*"])
+def test_what_wakers_are_compared_with_can_be_measured_by_itself(pattern: str, env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, f"--waker={pattern}", env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"spin/direct" in done.stdout
+
+
+def test_where_all_of_many_sources_are_rung_there_is_no_c_to_compare_with(env: dict[str, str]) -> None:
+    done = run_launcher(*QUICK, "--case=fanin", "--set=active=all", "--waker=thread/poll", env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"c:direct is left out: a program in C serves one source that is rung" in done.stderr
+    assert b"LOST" not in done.stderr
+
+
 def test_stored_receipts_without_a_round_are_5(env: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     receipts.Writer.create(path, receipts.Run("launcher bench", "bench", {})).close()

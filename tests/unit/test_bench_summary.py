@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from launcher import cli
+from launcher.bench.duels.sides import parse
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import hops
 from launcher.bench.measure.rounds import Placement, placement
@@ -29,6 +32,7 @@ def a_round(
     counts: dict[str, int] | None = None,
     lost: tuple[int, ...] = (),
     case: str = "wake",
+    parameters: dict[str, int | float | str] | None = None,
 ) -> Round:
     served = len(latencies_us)
     return Round(
@@ -36,7 +40,7 @@ def a_round(
         case=case,
         engine="c" if name.startswith("c:") else engine,
         waker=name,
-        parameters={},
+        parameters=parameters or {},
         seed=100 + block,
         block=block,
         position=0,
@@ -69,11 +73,32 @@ def test_a_quantile_is_there_only_where_the_sample_can_say(n: int, names: list[s
     assert list(summary.quantiles_ns) == names
 
 
-def test_costs_are_those_of_launcher_and_waker_for_each_ring_and_threads_count_once() -> None:
+def test_costs_are_those_of_launcher_and_waker_for_each_wake_and_threads_count_once() -> None:
     (summary,) = summarise([a_round("process/poll", [1.0] * 10, cpu_us=7)])
     assert summary.cpu_ns == 7000
     assert summary.switches == 3
     assert summary.pss_bytes == 3 << 20
+
+
+def test_rings_that_shared_a_wake_share_what_it_cost() -> None:
+    (summary,) = summarise([a_round("process/poll", [1.0] * 10, cpu_us=7, counts={"coalesced": 8})])
+    assert (summary.cpu_ns, summary.switches) == (35_000, 15)
+
+
+def test_a_cost_that_was_not_recorded_is_not_nothing() -> None:
+    (summary,) = summarise([replace(a_round("process/poll", [1.0] * 10), usage=[])])
+    assert (summary.cpu_ns, summary.switches) == (None, None)
+
+
+def test_the_ratio_is_of_c_with_the_same_parameters() -> None:
+    rounds = []
+    for idle_us, us in ((1.0, 2.0), (100.0, 8.0)):
+        settings = {"idle_us": idle_us}
+        rounds.append(replace(a_round("process/poll", [16.0] * 9, parameters=settings), arm=f"process/poll {idle_us}"))
+        c = a_round("c:process_select", [us] * 9, parameters=settings)
+        rounds.append(replace(c, arm=f"c:process_select {idle_us}"))
+    found = {one.arm: (one.base, one.ratio) for one in summarise(rounds) if one.is_waker}
+    assert found == {"process/poll 1.0": ("c:process_select", 8.0), "process/poll 100.0": ("c:process_select", 2.0)}
 
 
 def test_the_ratio_is_of_the_same_algorithm_in_c_block_by_block() -> None:
@@ -112,6 +137,23 @@ def test_the_front_holds_those_that_nobody_beats_in_all_three() -> None:
     assert {summary.arm for summary in front(summaries)} == {"inline/uring", "process/poll", "process/spin"}
 
 
+def test_what_ran_under_other_conditions_beats_nobody() -> None:
+    kind = replace(a_round("thread/poll", [1.0] * 9, cpu_us=1, parameters={"idle_us": 1.0}), arm="kind")
+    harsh = replace(a_round("inline/uring", [9.0] * 9, cpu_us=9, parameters={"idle_us": 100.0}), arm="harsh")
+    other = replace(
+        a_round("inline/uring", [9.0] * 9, cpu_us=9, engine="kvm", parameters={"idle_us": 1.0}), arm="other"
+    )
+    assert {one.arm for one in front(summarise([kind, harsh, other]))} == {"kind", "harsh", "other"}
+
+
+def test_neither_what_died_nor_what_nobody_measured_is_rewarded() -> None:
+    died = replace(a_round("inline/uring", [1.0] * 9), ended="died: it left with 1")
+    unknown = replace(a_round("thread/poll", [3.0] * 9), usage=[])
+    summaries = summarise([died, unknown, a_round("thread/select", [2.0] * 9, cpu_us=1)])
+    assert [one.arm for one in front(summaries)] == ["thread/select"]
+    assert "inline/uring" not in next_command(get("wake"), summaries)
+
+
 def test_what_is_lost_is_named_with_all_it_takes_to_replay_it() -> None:
     summaries = summarise([a_round("process/poll", [1.0] * 9, 2, lost=(9, 10))])
     (said,) = lost_remarks(summaries, 77)
@@ -124,6 +166,44 @@ def test_the_next_command_is_a_duel_of_the_best_two() -> None:
     summaries = summarise([a_round(name, [us] * 9) for name, us in (("thread/poll", 2.0), ("inline/uring", 1.0))])
     assert next_command(get("wake"), summaries) == "launcher duel inline/uring thread/poll --case wake --engine python"
     assert next_command(get("wake"), summaries[:1]) == "launcher bench --case wake-busy --engine python"
+
+
+WAKE = get("wake").defaults()
+
+
+@pytest.mark.parametrize(
+    ("rounds", "sides"),
+    [
+        (  # the rival is the next one under the same conditions, which are said
+            [("a", "thread/poll", "kvm", 1, {"idle_us": 1e4}), ("b", "thread/poll", "kvm", 2, {"idle_us": 1.0})]
+            + [("c", "fork/poll", "python", 3, {"idle_us": 1e4}), ("d", "fork/poll", "kvm", 4, {"idle_us": 1e4})],
+            "thread/poll fork/poll --case wake --engine kvm --set idle_us=10000",
+        ),
+        (  # else it is the same Waker under others
+            [("a", "thread/poll", "kvm", 1, {"idle_us": 1.0}), ("b", "thread/poll", "kvm", 2, {"idle_us": 1e4})],
+            "thread/poll@idle_us=1 thread/poll@idle_us=10000 --case wake --engine kvm",
+        ),
+    ],
+)
+def test_the_next_duel_is_one_that_can_be_fought(
+    rounds: list[tuple[str, str, str, float, dict[str, float]]], sides: str
+) -> None:
+    made = [
+        replace(a_round(name, [us] * 9, engine=engine, parameters={**WAKE, **settings}), arm=arm)
+        for arm, name, engine, us, settings in rounds
+    ]
+    command = next_command(get("wake"), summarise(made))
+    assert command == f"launcher duel {sides}"
+    args = cli.make_parser().parse_args(shlex.split(command)[1:])
+    base, head = (parse(get("wake"), one, "python", args.set or ()) for one in args.wakers)
+    assert not base.is_same_as(head)
+
+
+@pytest.mark.parametrize("difference", [{"engine": "kvm"}, {"parameters": {"of": "a stranger"}}])
+def test_what_no_duel_can_compare_is_not_suggested(difference: dict[str, Any]) -> None:
+    one = a_round("thread/poll", [1.0] * 9)
+    rounds = [one, replace(one, arm="other", **difference)]
+    assert next_command(get("wake"), summarise(rounds)).startswith("launcher bench ")
 
 
 def test_the_harness_alone_is_compared_with_plain_c() -> None:
@@ -206,6 +286,32 @@ def test_a_ring_that_the_guest_answers_is_followed_to_the_answer() -> None:
         "LEFT→INTERRUPT": [10],
         "RELEASED→ANSWERED": [30],
     }
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "markup": {"arm": "a[/b]"},
+    "an odd burst": {"parameters": {"burst": "x"}},
+    "a burst of nothing": {"parameters": {"burst": 3}, "latencies_ns": np.zeros(9, dtype=np.int64)},
+    "an empty hop": {"stages_ns": {"SEEN→BREAK": np.empty(0, dtype=np.int64)}, "trace_ns_per_stamp": 1.0},
+    "a loop without counts": {"case": "block", "counts": {"span_ns": 0}},
+}
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_strangers_receipts_are_shown_whatever_is_in_them(
+    name: str, is_json: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    c = a_round("c:process_select", [0.0] * 9)  # nothing can be divided by these
+    with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {})) as writer:
+        writer.write(replace(a_round("process/select", [10.0] * 9), **HOSTILE[name]))
+        if "case" not in HOSTILE[name]:
+            writer.write(c)
+    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl"), *(["--json"] if is_json else [])]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert HOSTILE[name].get("arm", "process/select") in out
+    assert "NaN" not in out
 
 
 def test_a_foreign_file_is_shown_and_nothing_in_it_reaches_the_terminal(

@@ -25,7 +25,16 @@ from launcher.bench.measure.arm import Spec
 from launcher.bench.measure.cases import DIRECT, Case, Value, get
 from launcher.bench.measure.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit, uninterrupted
 from launcher.bench.measure.hops import Array, hops
-from launcher.bench.measure.ledger import INTENDED, PUBLISHED, SENT, SERVED_AT, WAKE, Ledger
+from launcher.bench.measure.ledger import (
+    HEADER_WORDS,
+    INTENDED,
+    PUBLISHED,
+    ROW_WORDS,
+    SENT,
+    SERVED_AT,
+    WAKE,
+    Ledger,
+)
 from launcher.bench.measure.usage import Meter
 from launcher.bench.store.records import OK, SPAN, Round
 from shared.errors import CannotRunError
@@ -133,7 +142,7 @@ def run_round(plan: Plan) -> Round:
             stimulus.finish()
         calls = meter.reads_and_writes()
         usage = meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0))
-        rows = np.array(ledger.words[8:], dtype=np.int64).reshape(-1, 5)
+        rows = np.array(ledger.words[HEADER_WORDS:], dtype=np.int64).reshape(-1, ROW_WORDS)
         stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
         published = ledger.words[PUBLISHED] if case.is_rung else ledger.rings
     warmup = _warmup(plan)
@@ -236,6 +245,8 @@ def plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
 def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pipe]) -> list[str]:
     idle = int(plan.parameters.get("sources", 1)) - len(pipes)
     if plan.waker.startswith(yardstick.PREFIX):
+        if len(pipes) > 1:
+            raise CannotRunError("a program in C serves one source that is rung; set active=one to compare with it")
         program = yardstick.build() / plan.waker.removeprefix(yardstick.PREFIX)
         return [str(program), *map(str, (pipes[0].reader, ledger_fd, rings, idle))]
     spec = Spec(

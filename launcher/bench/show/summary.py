@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from launcher.bench.measure import yardstick
-from launcher.bench.measure.cases import DIRECT, get
+from launcher.bench.measure.cases import DIRECT, Case, get
 from launcher.bench.measure.hops import in_order
 from launcher.bench.measure.usage import ENDED, LAUNCHER, WAKER
 from launcher.bench.stats import quantiles
@@ -25,11 +25,12 @@ _ISOLATION = {"process": 2, "fork": 1, "thread": 0, "inline": 0}
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One arm; times in ns, costs per served ring. What could not be measured is None."""
+    """One arm; times in ns, costs per wake, which several rings may share. What could not be measured is None."""
 
     arm: str
     engine: str
     waker: str
+    parameters: dict[str, int | float | str]
     rounds: int
     n: int
     quantiles_ns: dict[str, float]
@@ -61,6 +62,15 @@ class Summary:
         """Whether it is one of those that are compared, and not what they are compared with."""
         return self.engine != yardstick.ENGINE and self.waker != DIRECT
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is a Waker that was measured, and in which nothing went wrong."""
+        return self.is_waker and self.n > 0 and not self.lost and not self.ended
+
+    def is_comparable_with(self, other: Summary) -> bool:
+        """Whether the two ran under the same conditions: what differs is the Waker."""
+        return self.engine == other.engine and self.parameters == other.parameters
+
     def to_json(self) -> dict[str, Any]:
         """Return it as an object for JSON."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -71,14 +81,17 @@ def summarise(rounds: Iterable[Round]) -> list[Summary]:
     by_arm: dict[str, list[Round]] = {}
     for round_ in rounds:
         by_arm.setdefault(round_.arm, []).append(round_)
-    summaries = [_summarise(mine, by_arm) for mine in by_arm.values()]
+    summaries = [_summarise(mine, list(by_arm.values())) for mine in by_arm.values()]
     return sorted(summaries, key=lambda summary: (summary.p50_ns, summary.cpu_ns or 0))
 
 
 def front(summaries: Sequence[Summary]) -> list[Summary]:
-    """Return the Wakers that no other one beats: in latency, in CPU time, or in isolation each is better than any."""
-    wakers = [summary for summary in summaries if summary.is_waker and summary.n and not summary.lost]
-    return [one for one in wakers if not any(_beats(other, one) for other in wakers)]
+    """Return the Wakers that no other one beats: in latency, in CPU time, or in isolation each is better than any.
+
+    An arm under other conditions beats nobody.
+    """
+    sound = [summary for summary in summaries if summary.is_sound]
+    return [one for one in sound if not any(other.is_comparable_with(one) and _beats(other, one) for other in sound)]
 
 
 def _beats(one: Summary, other: Summary) -> bool:
@@ -87,10 +100,11 @@ def _beats(one: Summary, other: Summary) -> bool:
 
 
 def _merits(summary: Summary) -> tuple[float, float, int]:
-    return summary.p50_ns, summary.cpu_ns or 0.0, -_ISOLATION.get(summary.waker.partition("/")[0], 0)
+    cpu_ns = float("inf") if summary.cpu_ns is None else summary.cpu_ns
+    return summary.p50_ns, cpu_ns, -_ISOLATION.get(summary.waker.partition("/")[0], 0)
 
 
-def _summarise(rounds: Sequence[Round], all_rounds: dict[str, list[Round]]) -> Summary:
+def _summarise(rounds: Sequence[Round], arms: Sequence[Sequence[Round]]) -> Summary:
     first = rounds[0]
     case = get(first.case)
     times = np.concatenate([round_.latencies_ns for round_ in rounds])
@@ -100,22 +114,21 @@ def _summarise(rounds: Sequence[Round], all_rounds: dict[str, list[Round]]) -> S
             counts[name] = counts.get(name, 0) + count
     served = counts.get("served", 0)
     wakes = served - counts.get("coalesced", 0)
-    base = None
-    if case.yardsticks and first.engine != yardstick.ENGINE:
-        base = next((name for name in _bases(first.waker, case.yardsticks) if name in all_rounds), None)
-    burst = int(first.parameters.get("burst", 1))
+    base = _base(first, case, arms)
+    burst = first.parameters.get("burst", 1)
     return Summary(
         arm=first.arm,
         engine=first.engine,
         waker=first.waker,
+        parameters=first.parameters,
         rounds=len(rounds),
         n=len(times),
         quantiles_ns={quantiles.name(p): ns for p, ns in quantiles.read(times, quantiles.PRINTED).items()},
         max_ns=int(times.max()) if len(times) else None,
-        ratio=None if base is None else _ratio(rounds, all_rounds[base]),
-        base=base,
-        cpu_ns=_per_ring(rounds, served, lambda usage: usage.cpu_ns),
-        switches=_per_ring(rounds, served, lambda usage: usage.voluntary + usage.involuntary),
+        ratio=None if base is None else _ratio(rounds, base),
+        base=None if base is None else base[0].waker,
+        cpu_ns=_per_wake(rounds, wakes, lambda usage: usage.cpu_ns),
+        switches=_per_wake(rounds, wakes, lambda usage: usage.voluntary + usage.involuntary),
         pss_bytes=_pss(rounds),
         counts=counts,
         lost=[lost for round_ in rounds for lost in _lost(round_)],
@@ -123,36 +136,33 @@ def _summarise(rounds: Sequence[Round], all_rounds: dict[str, list[Round]]) -> S
         hops_ns=_hops(rounds),
         ns_per_stamp=next((r.trace_ns_per_stamp for r in rounds if r.trace_ns_per_stamp is not None), None),
         rings_per_wake=served / wakes if wakes else None,
-        rings_per_s=_rate(rounds, burst) if burst > 1 else _closed_rate(rounds),
+        rings_per_s=_rate(rounds, burst) if isinstance(burst, int) and burst > 1 else _closed_rate(rounds),
     )
 
 
-def _bases(waker_name: str, yardsticks: tuple[str, ...]) -> list[str]:
-    if waker_name == DIRECT:
-        return ["c:direct"]
-    base = yardstick.base_of(waker_name, yardsticks)
-    return [] if base is None else [base]
+def _base(first: Round, case: Case, arms: Sequence[Sequence[Round]]) -> Sequence[Round] | None:
+    """Return the rounds of the program in C that this arm is compared with: the one with the same parameters."""
+    if first.engine == yardstick.ENGINE:
+        return None
+    name = "c:direct" if first.waker == DIRECT else yardstick.base_of(first.waker, case.yardsticks)
+    return next((arm for arm in arms if arm[0].waker == name and arm[0].parameters == first.parameters), None)
 
 
 def _ratio(rounds: Sequence[Round], base: Sequence[Round]) -> float | None:
     """Return the median of the ratios of each block's p50s: blocks are what can be compared."""
-    of_base = {round_.block: round_ for round_ in base if len(round_.latencies_ns)}
+    p50s = {round_.block: float(np.median(round_.latencies_ns)) for round_ in base if len(round_.latencies_ns)}
     ratios = [
-        float(np.median(round_.latencies_ns)) / float(np.median(of_base[round_.block].latencies_ns))
+        float(np.median(round_.latencies_ns)) / p50s[round_.block]
         for round_ in rounds
-        if round_.block in of_base and len(round_.latencies_ns)
+        if p50s.get(round_.block, 0) > 0 and len(round_.latencies_ns)
     ]
     return median(ratios) if ratios else None
 
 
-def _per_ring(rounds: Sequence[Round], served: int, cost: Callable[[Usage], int]) -> float | None:
-    """Return a cost of Launcher and Waker per ring; threads are part of their processes."""
-    if not served:
-        return None
-    return (
-        sum(cost(usage) for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER, ENDED))
-        / served
-    )
+def _per_wake(rounds: Sequence[Round], wakes: int, cost: Callable[[Usage], int]) -> float | None:
+    """Return a cost of Launcher and Waker per wake; threads are part of their processes."""
+    usages = [usage for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER, ENDED)]
+    return sum(map(cost, usages)) / wakes if usages and wakes > 0 else None
 
 
 def _pss(rounds: Sequence[Round]) -> float | None:
@@ -170,7 +180,7 @@ def _lost(round_: Round) -> list[tuple[int, int, int]]:
 
 
 def _hops(rounds: Sequence[Round]) -> dict[str, tuple[float, int]]:
-    names = dict.fromkeys(name for round_ in rounds for name in round_.stages_ns)
+    names = dict.fromkeys(name for round_ in rounds for name, times in round_.stages_ns.items() if len(times))
     pooled = {name: np.concatenate([r.stages_ns[name] for r in rounds if name in r.stages_ns]) for name in names}
     return {name: (float(np.median(times)), len(times)) for name, times in sorted(pooled.items(), key=in_order)}
 
@@ -188,6 +198,5 @@ def _rate(rounds: Sequence[Round], burst: int) -> float | None:
         for r in rounds
         if len(r.latencies_ns) >= burst and r.counts.get("warmup", 0) % burst == 0
     ]
-    if not whole:
-        return None
-    return burst * 1e9 / float(np.median(np.concatenate(whole).max(axis=1)))
+    took_ns = float(np.median(np.concatenate(whole).max(axis=1))) if whole else 0.0
+    return burst * 1e9 / took_ns if took_ns > 0 else None

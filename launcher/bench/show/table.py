@@ -11,6 +11,7 @@ from launcher.bench.measure.cases import DIRECT, Case
 from launcher.bench.measure.rounds import STOP
 from launcher.bench.show.summary import Summary, front
 from launcher.bench.stats import quantiles
+from launcher.words import shown
 
 
 class _Column(NamedTuple):
@@ -23,6 +24,7 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
     """Print a row for each arm, and below it where the time of a wake-up goes, if that was traced."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     # Rows must stay rows: a pipe has no width at all.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
@@ -33,7 +35,8 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
     best = next((summary.arm for summary in summaries if summary.is_waker), None)
     for summary in summaries:
         style = "bold red" if summary.lost else "bold" if summary.arm == best else "" if summary.is_waker else "dim"
-        table.add_row(*(column.cell(summary) for column in columns), style=style)
+        # Text: a stranger's receipts may hold what rich takes for markup.
+        table.add_row(*(Text(shown(column.cell(summary))) for column in columns), style=style)
     console.print(table)
     for summary in summaries:
         if summary.ns_per_stamp is not None:
@@ -82,11 +85,36 @@ def next_command(case: Case, summaries: Sequence[Summary]) -> str:
     lost = next((summary for summary in wakers if summary.lost), None)
     if lost is not None:
         return shlex.join(["launcher", "check", "--waker", lost.waker, "--engine", lost.engine])
-    if len(wakers) >= 2 and case.is_timed:
-        pair = shlex.join([wakers[0].waker, wakers[1].waker])
-        return f"launcher duel {pair} --case {case.name}{engine}"
+    best = next((summary for summary in wakers if summary.is_sound), None)
+    if best is not None and case.is_timed and (duel := _duel(case, best, wakers)):
+        return duel
     other = "wake-busy" if case.name == "wake" else "wake"
     return f"launcher bench --case {other}{engine}"
+
+
+def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
+    """Return the duel of the best with the next one under its conditions; else with itself under others."""
+    others = [one for one in wakers if one.is_sound and one is not best]
+    rival = next((one for one in others if one.is_comparable_with(best)), None)
+    if rival is None:
+        rival = next((one for one in others if one.waker == best.waker and one.engine == best.engine), None)
+    if rival is None or rival.parameters.keys() != best.parameters.keys():
+        return None
+    defaults, ours, theirs = case.defaults(), best.parameters, rival.parameters
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    sides = [
+        "@".join(filter(None, [one.waker, ",".join(_setting(name, one.parameters[name]) for name in differing)]))
+        for one in (best, rival)
+    ]
+    command = ["launcher", "duel", *sides, "--case", case.name, "--engine", best.engine]
+    for name, value in ours.items():
+        if name not in differing and value != defaults.get(name):
+            command += ["--set", _setting(name, value)]
+    return shlex.join(command)
+
+
+def _setting(name: str, value: int | float | str) -> str:
+    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
@@ -101,16 +129,16 @@ def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
         _Column("x C", lambda s: "-" if s.ratio is None else f"{s.ratio:.2f}"),
     ]
     if case.name == "burst":
-        columns.append(_Column("rings/wake", lambda s: _shown(s.rings_per_wake, 1)))
+        columns.append(_Column("rings/wake", lambda s: _scaled(s.rings_per_wake, 1)))
     what = "rings" if case.is_open else "reads"
     columns.append(_Column(f"{what}/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
     if case.name == "start":
-        columns.append(_Column("stop p50 ms", lambda s: _shown(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
+        columns.append(_Column("stop p50 ms", lambda s: _scaled(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
     per = "round" if not case.is_timed else "start" if case.name == "start" else "wake"
     columns += [
-        _Column(f"CPU us/{per}", lambda s: _shown(s.cpu_ns, 1e3)),
-        _Column(f"switches/{per}", lambda s: _shown(s.switches, 1)),
-        _Column("PSS MiB", lambda s: _shown(s.pss_bytes, 1 << 20)),
+        _Column(f"CPU us/{per}", lambda s: _scaled(s.cpu_ns, 1e3)),
+        _Column(f"switches/{per}", lambda s: _scaled(s.switches, 1)),
+        _Column("PSS MiB", lambda s: _scaled(s.pss_bytes, 1 << 20)),
         _Column("late", lambda s: str(s.counts.get("late", 0))),
         _Column("lost", lambda s: str(len(s.lost))),
     ]
@@ -118,8 +146,8 @@ def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
 
 
 def _quantile_column(name: str, unit: str, scale: float) -> _Column:
-    return _Column(f"{name} {unit}", lambda s: _shown(s.quantiles_ns.get(name), scale))
+    return _Column(f"{name} {unit}", lambda s: _scaled(s.quantiles_ns.get(name), scale))
 
 
-def _shown(value: float | None, scale: float) -> str:
+def _scaled(value: float | None, scale: float) -> str:
     return "-" if value is None else f"{value / scale:.1f}"

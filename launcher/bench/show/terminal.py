@@ -8,27 +8,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from launcher.words import shown
+
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], object]]:
-    """Yield what tells a terminal where one is, and tells anything else nothing."""
+    """Yield what tells a terminal where one is, and tells anything else nothing.
+
+    It writes when it is told to, and nothing moves meanwhile: a spinner would be a thread beside what is measured.
+    """
     if not sys.stderr.isatty():
         yield lambda _text: None
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield status.update
+    try:
+        yield lambda text: print(f"\r\033[K{shown(text)} ", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP for ^C: what was measured is kept and printed. The main thread only."""
+    """Take SIGTERM and SIGHUP for ^C: what was measured is kept and printed. The main thread only.
+
+    What is ignored stays ignored: nohup is there for this.
+    """
 
     def stop(_signo: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {signo: signal.signal(signo, stop) for signo in (signal.SIGTERM, signal.SIGHUP)}
+    asked = [signo for signo in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(signo) is not signal.SIG_IGN]
+    before = {signo: signal.signal(signo, stop) for signo in asked}
     try:
         yield
     finally:

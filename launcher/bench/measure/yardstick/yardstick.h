@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-struct row { /* launcher/bench/ledger.py; times are CLOCK_MONOTONIC */
+struct row { /* launcher/bench/measure/ledger.py; times are CLOCK_MONOTONIC */
     uint64_t intended_ns, sent_ns; /* the stimulus' */
     uint64_t served_ns;            /* ours, taken immediately after the read */
     uint64_t wake;                 /* ours: which of our reads that was */
