@@ -155,6 +155,22 @@ def test_a_file_cut_off_at_any_byte_gives_what_was_whole_or_is_refused(tmp_path:
         assert [r.position for r in resumed.rounds] == [1, 2][: complete - 1] + [3]
 
 
+def test_a_file_that_one_writes_to_another_does_not_go_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Writer.create(path, RUN):
+        with pytest.raises(ReceiptsError, match="is being written to by another process: wait"):
+            Writer.resume(path)
+        read(path)  # but look at
+    writer, _ = Writer.resume(path)
+    with writer, pytest.raises(ReceiptsError, match="is being written to"):
+        Writer.resume(path)
+    path.write_text("nothing of ours")
+    with pytest.raises(ReceiptsError, match="is no file of receipts"):
+        Writer.resume(path)
+    path.write_bytes(written(tmp_path / "b.jsonl").read_bytes())
+    Writer.resume(path)[0].close()  # what was refused is not held
+
+
 def test_a_writer_that_is_killed_leaves_what_it_wrote(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"

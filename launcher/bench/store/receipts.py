@@ -15,6 +15,7 @@ refused.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -78,7 +79,7 @@ class Receipts:
 
 
 class Writer:
-    """Appends receipts to a file, one write for each; one process at a time."""
+    """Appends receipts to a file, one write for each; one process at a time, which a lock on the file sees to."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -88,21 +89,28 @@ class Writer:
     def create(cls, path: Path, run: Run) -> Writer:
         """Begin a new file with its run; `FileExistsError` when it is there already. Makes the folders above it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        writer = cls(path, _open_for_one(path, os.O_CREAT | os.O_EXCL))
         writer._append("run", run_to_json(run))
         return writer
 
     @classmethod
     def resume(cls, path: Path) -> tuple[Writer, Receipts]:
-        """Go on with a file that may have been cut short: cut off a torn last line; return also what is there."""
-        receipts = read(path)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            if receipts.notes:
-                os.ftruncate(fd, data.rindex(b"\n") + 1)
-            else:  # torn between the line and its end: nothing is missing but that
-                os.write(fd, b"\n")
+        """Go on with a file that may have been cut short: cut off a torn last line; return also what is there.
+
+        Raises `ReceiptsError` while another process writes to it: two that go on from the same round would both be it.
+        """
+        fd = _open_for_one(path)
+        try:
+            receipts = read(path)
+            data = path.read_bytes()
+            if not data.endswith(b"\n"):
+                if receipts.notes:
+                    os.ftruncate(fd, data.rindex(b"\n") + 1)
+                else:  # torn between the line and its end: nothing is missing but that
+                    os.write(fd, b"\n")
+        except BaseException:
+            os.close(fd)
+            raise
         return cls(path, fd), receipts
 
     def write(self, round_: Round) -> None:
@@ -125,6 +133,21 @@ class Writer:
         line = text.encode() + b"\n"
         while line:  # one write, unless the disk is full or a signal falls into it
             line = line[os.write(self._fd, line) :]
+
+
+def _open_for_one(path: Path, flags: int = 0) -> int:
+    """Return an fd to append with, which holds the file while it is open; `ReceiptsError` when another does."""
+    fd = os.open(path, flags | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise ReceiptsError(
+            f"{path} is being written to by another process: wait until that ends, or name another file"
+        ) from None
+    except OSError:  # of a file system that has no locks: receipts can be kept there all the same
+        pass
+    return fd
 
 
 def default_folder() -> Path:
