@@ -9,25 +9,29 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from launcher.words import say
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
 from shared.linux import is_open
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the exit code that means so."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise `UsageError`, where argparse would leave."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; the main thread only."""
+def main(argv: Sequence[str] | None = None, make: Callable[[], Parser] | None = None) -> int:
+    """Run one command line and return its exit code; the main thread only.
+
+    `make` returns the parser of a script that is to say no as the launcher does.
+    """
     _fill_standard_files()
     try:
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        args = _parse(sys.argv[1:] if argv is None else argv, make or make_parser)
         code: int = args.command(args)
         sys.stdout.flush()
     except (LabError, Interrupted) as error:
@@ -43,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def _parse(argv: Sequence[str], make: Callable[[], Parser]) -> argparse.Namespace:
     for arg in argv:
         if arg.startswith("--") and arg.endswith("=--"):  # argparse would hand over an empty list
             raise UsageError(f"option '{arg.removesuffix('=--')}' needs a value, not '--'")
-    return make_parser().parse_args(argv)
+    return make().parse_args(argv)
 
 
 def _say(sentence: str, code: int) -> int:
@@ -78,15 +82,15 @@ def _fill_standard_files() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the whole command line."""
     import shtab
 
     from launcher import commands, options, others
 
-    parser = _Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
+    parser = Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
-    sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
 
     run = sub.add_parser("run", help="run a Guest with the console on this terminal")
     options.add_to(run)  # a new option of run is a line there
@@ -135,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
+def _add_bench(sub: argparse._SubParsersAction[Parser]) -> None:
     from launcher import commands, options
 
     bench = sub.add_parser("bench", help="measure Wakers against each other, and against plain C")
@@ -164,7 +168,7 @@ def _add_bench(sub: argparse._SubParsersAction[_Parser]) -> None:
     bench.set_defaults(command=commands.bench)
 
 
-def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
+def _add_duel(sub: argparse._SubParsersAction[Parser]) -> None:
     from launcher import commands, options
 
     duel = sub.add_parser("duel", help="judge two Wakers, two settings, or this code against an earlier revision")
@@ -191,7 +195,7 @@ def _add_duel(sub: argparse._SubParsersAction[_Parser]) -> None:
     duel.set_defaults(command=commands.duel)
 
 
-def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:
+def _add_stored(sub: argparse._SubParsersAction[Parser]) -> None:
     from launcher import commands
 
     compare = sub.add_parser("compare", help="compare two files of receipts: weaker evidence than a duel")
@@ -221,7 +225,7 @@ def _percent(text: str) -> float:
     return percent
 
 
-def _add_doctor(sub: argparse._SubParsersAction[_Parser]) -> None:
+def _add_doctor(sub: argparse._SubParsersAction[Parser]) -> None:
     from launcher import commands, options
 
     doctor = sub.add_parser("doctor", help="say what this machine can run, and how far its times can be trusted")

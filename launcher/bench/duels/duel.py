@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
-from typing import Any
 
+from launcher.bench.duels.head import fields_of
 from launcher.bench.duels.rota import Rota, Tell, tell_nobody
 from launcher.bench.judging import pairs
 from launcher.bench.judging.judge import Verdict, judge, what_is_broken
@@ -32,6 +32,12 @@ ENOUGH_RINGS = 12_000
 """Times may not end a duel before each arm was rung so often: one break lost in 10,000 is to come to light first."""
 SHARE = 0.95
 """Of the time that is left after trying out, what is planned: the rest is for what takes longer than it did."""
+
+_FIELDS = {
+    **dict.fromkeys(("base", "head", "control", "case"), str),
+    **dict.fromkeys(("blocks", "rings", "seed"), int),
+    **dict.fromkeys(("delta", "alpha"), float),
+}
 
 
 class DoesNotStart(LabError):  # noqa: N818 - an event
@@ -104,23 +110,11 @@ class Plan:
         return asdict(self)
 
 
-def plan_of(receipts: Receipts) -> Plan:
+def plan_of(stored: Receipts) -> Plan:
     """Return the plan in the head of a duel's receipts; raise `ReceiptsError` for receipts of anything else."""
-    held = receipts.run.host.get(KIND)
-    if receipts.run.kind != KIND or not isinstance(held, dict):
-        raise ReceiptsError(f"{receipts.path} holds a {receipts.run.kind}, not a duel: launcher bench --show prints it")
-    fields: dict[str, Any] = {}
-    for name, kind in (
-        *((name, str) for name in ("base", "head", "control", "case")),
-        *((name, int) for name in ("blocks", "rings", "seed")),
-        *((name, float) for name in ("delta", "alpha")),
-    ):
-        value = held.get(name)
-        if type(value) is not kind or (isinstance(value, str) and not value.isprintable()):
-            raise ReceiptsError(f"{receipts.path}: '{name}' of its plan is {value!r:.40}, which it cannot be")
-        fields[name] = value
+    fields = fields_of(stored, KIND, _FIELDS, "a duel: launcher bench --show prints it")
     if fields["blocks"] < 1 or not (0 < fields["delta"] <= 1 and 0 < fields["alpha"] <= 1):
-        raise ReceiptsError(f"{receipts.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
+        raise ReceiptsError(f"{stored.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
     return Plan(**fields)
 
 

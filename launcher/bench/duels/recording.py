@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from launcher.bench.duels.head import fields_of
 from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
-from launcher.bench.duels.sides import Side
+from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging import pairs
 from launcher.bench.judging.judge import what_is_broken
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case
+from launcher.bench.show.rates import Target
 from launcher.bench.stats import quantiles, signed_rank
 from launcher.bench.store.packing import Nanoseconds
 from launcher.bench.store.receipts import Receipts, ReceiptsError, Round, Run, Writer
@@ -32,7 +34,19 @@ from shared.errors import LabError
 KIND = "calibration"
 BASE, AGAIN = "A", "A'"
 SLOWER = {"A+5%": 0.05, "A+10%": 0.10}
+TARGETS: dict[str, Target] = {
+    AGAIN: Target("at most", 0.01),
+    "A+5%": Target("at least", 0.90),
+    "A+10%": Target("at least", 0.99),
+}
+"""How often "regressed" is to be said of each arm against A."""
 
+_FIELDS = {
+    **dict.fromkeys(("case", "engine"), str),
+    **dict.fromkeys(("wakers", "parameters"), dict),
+    **dict.fromkeys(("rings", "seed"), int),
+    "p50_ns": float,
+}
 _TRIES = 15
 _KEPT_BITS = 9
 _COUNTS = ("sent", "served", "lost", "late", "spurious", "breaks", "broken_in_vain")
@@ -50,8 +64,9 @@ class Arms:
     seed: int
 
     def rota(self, case: Case) -> Rota:
-        """Return the rota of these arms."""
-        sides = [Side(name, self.engine, waker, self.parameters) for name, waker in self.wakers.items()]
+        """Return the rota of these arms; raises what `parse` does: a file's may be anything, or not run here."""
+        settings = [f"{name}={value}" for name, value in self.parameters.items()]
+        sides = [replace(parse(case, waker, self.engine, settings), name=name) for name, waker in self.wakers.items()]
         return Rota(case, sides, self.rings, self.seed)
 
 
@@ -79,15 +94,18 @@ def create(path: Path, case: Case, arms: Arms, command: str) -> Writer:
 
 
 def arms_of(stored: Receipts) -> tuple[str, Arms]:
-    """Return the case and the arms of a recording; raise `ReceiptsError` for receipts of anything else."""
-    held = stored.run.host.get(KIND)
-    try:
-        if stored.run.kind != KIND or not isinstance(held, dict):
-            raise KeyError
-        arms = Arms(**{name: held[name] for name in Arms.__slots__})
-        return str(held["case"]), arms
-    except KeyError:
-        raise ReceiptsError(f"{stored.path} holds a {stored.run.kind}, not a calibration; name another file") from None
+    """Return the case and the arms of a recording; raise `ReceiptsError` for receipts that are none."""
+    fields = fields_of(stored, KIND, _FIELDS, "a calibration; name another file")
+    case, arms = str(fields.pop("case")), Arms(**fields)
+    if arms.wakers.keys() != {BASE, AGAIN, *SLOWER} or not all(type(waker) is str for waker in arms.wakers.values()):
+        raise ReceiptsError(f"{stored.path}: its arms are {arms.wakers!r:.40}, and not {BASE}, {AGAIN} and slower ones")
+    if not (0 < arms.rings < 1 << 31 and arms.p50_ns > 0):
+        raise ReceiptsError(f"{stored.path}: its rounds have {arms.rings!r:.40} rings, or A a p50 of nothing")
+    for round_ in stored.rounds:
+        if round_.arm not in arms.wakers or round_.case != case or round_.duration_ns <= 0:
+            where = f"{stored.path}: block {round_.block}, position {round_.position}"
+            raise ReceiptsError(f"{where} is of an arm or a case that it has not, or took no time")
+    return case, arms
 
 
 def go_on(rota: Rota, writer: Writer, done: list[Round], seconds: float, tell: Tell = tell_nobody) -> None:
