@@ -36,7 +36,8 @@ from shared.errors import (
     UsageError,
 )
 
-_BUSY_PERCENT = 15.0
+BUSY_PERCENT = 15.0
+"""Others that keep the processors busier than this are said to be in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def main(request: Request) -> int:
     except FileExistsError:
         raise UsageError(f"{path} is there already; name another file, or remove it") from None
     say(f"case {case.name}: {case.measures}")
-    if (busy := provenance.busy_percent()) > _BUSY_PERCENT:
+    if (busy := provenance.busy_percent()) > BUSY_PERCENT:
         say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
     say(f"engine {', '.join(names)} ({reason}), {len(chosen.arms)} arms, {amount.rings} rings a round, seed {seed}")
     with writer:
