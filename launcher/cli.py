@@ -230,6 +230,9 @@ def _add_doctor(sub: argparse._SubParsersAction[Parser]) -> None:
 
     doctor = sub.add_parser("doctor", help="say what this machine can run, and how far its times can be trusted")
     doctor.add_argument("--aa", action="store_true", help="measure it with identical arms: which gate is honest here")
+    doctor.add_argument("--case", metavar="NAME", help="what --aa does to it (default: wake)")
+    doctor.add_argument("--waker", metavar="NAME", help="of which Waker the arms of --aa are (default: process/select)")
+    doctor.add_argument("--engine", help="what runs the Guest of --aa (default: auto)")
     doctor.add_argument("--seconds", type=options.seconds, metavar="S", help="how long --aa may take (default: 75)")
     doctor.add_argument("--json", action="store_true", help="as JSON Lines")
     doctor.set_defaults(command=commands.doctor)

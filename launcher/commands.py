@@ -127,14 +127,15 @@ def export(args: argparse.Namespace) -> int:
 def doctor(args: argparse.Namespace) -> int:
     """Look this machine over; see launcher/bench/doctor.py."""
     from launcher.bench import doctor
-    from launcher.bench.duels import fitness
+    from launcher.bench.duels import fitness_command
 
-    if args.seconds is not None and not args.aa:
-        raise UsageError("--seconds is for --aa: without it a look takes a second")
+    asked = fitness_command.Request(args.case, args.waker, args.engine, args.seconds, is_json=args.json)
+    if not args.aa and asked != fitness_command.Request(is_json=args.json):
+        raise UsageError("--seconds, --case, --waker and --engine are for --aa: without it nothing is measured")
     code = doctor.main(is_json=args.json)
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
-    return fitness.main(seconds=args.seconds, is_json=args.json) or code
+    return fitness_command.main(asked) or code
 
 
 def _wakers() -> list[dict[str, object]]:

@@ -1,21 +1,19 @@
-"""The calibration script and doctor --aa: recordings that can be gone on with, and what is said of them."""
+"""The calibration script: recordings that can be gone on with, and what is said of them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from launcher.bench.duels import calibrate, fitness, real_duels, recording
+from launcher.bench.duels import calibrate, real_duels, recording
 from launcher.bench.duels.sides import Side
-from launcher.bench.judging import calibration
-from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import get
 from launcher.bench.store.receipts import Round, read
 from tests.support import noise
@@ -339,74 +337,3 @@ def test_the_script_says_what_it_takes() -> None:
     )
     for option in (b"--minutes", b"--real", b"--duels"):
         assert option in done.stdout
-
-
-# ---- doctor --aa ----
-
-
-def identical(spread: float, blocks: int = 20) -> list[Round]:
-    halves = [noise.duel({"A": 0, "A'": 0, "A''": 0}, blocks=blocks, spread=spread, seed=seed) for seed in (1, 2)]
-    return [*halves[0], *(replace(round_, position=5 - round_.position) for round_ in halves[1])]
-
-
-def test_a_quiet_machine_gets_a_gate(capsys: pytest.CaptureFixture[str]) -> None:
-    report = fitness.examine(identical(0.01))
-    assert report is not None
-    assert report.is_fit
-    assert report.false_alarms == 0
-    gate = report.fitness[0]
-    assert gate.gate is not None
-    assert gate.gate < 0.1
-    fitness.print_report(report)
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[-2] == f"an honest gate here: {gate.sentence()}"
-    assert "on p50 in" in shown[-2]
-    assert shown[-1].startswith("next: launcher duel ")
-    json.dumps(report.to_json(), allow_nan=False)
-
-
-def test_a_machine_that_can_tell_nothing_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
-    report = fitness.examine(identical(3.0))
-    assert report is not None
-    assert not report.is_fit
-    fitness.print_report(report)
-    assert "no gate is honest here" in capsys.readouterr().out
-    json.dumps(report.to_json(), allow_nan=False)
-
-
-@pytest.mark.parametrize("kind", ["heavy", "skewed"])
-@pytest.mark.parametrize("spread", [0.05, 0.15])
-def test_what_a_duel_is_said_to_find_it_finds_however_noisy_the_machine_is(kind: str, spread: float) -> None:
-    names, blocks = ("A", "A'", "A''"), 15  # a round is said to take a second: 15 blocks are a duel of 100 s
-    noises = [noise.logs(np.random.default_rng(seed), blocks=600, arms=6, kind=kind, spread=spread) for seed in (1, 2)]
-    measured = [
-        noise.round_at(names[at % 3], block, noises[0][block, at], position=at)
-        for block in range(20)
-        for at in range(6)
-    ]
-    report = fitness.examine(measured)
-    assert report is not None
-    smallest = report.fitness[0].smallest
-    assert smallest is not None
-    # As if the machine had gone on like that for an hour: 40 duels next to each other.
-    logs = {name: dict.fromkeys((0.5, 0.9, 0.99), noises[1][:, at::3]) for at, name in enumerate(names)}
-    hour = calibration.Recording(logs, 600, 0, 6.0)
-
-    def found(slowdown: float) -> float:
-        rates = calibration.virtual_duels(hour, *names, blocks=blocks, duels=100, slowdown=slowdown)
-        return rates.share(Outcome.REGRESSED)
-
-    assert found(smallest) > 0.7  # the 95 % that are said, but for what a minute does not know of an hour
-    assert found(smallest / 3) < 0.6  # it is not said of what is far more than that
-
-
-def test_too_few_blocks_say_nothing() -> None:
-    assert fitness.examine([]) is None
-    assert fitness.examine(identical(0.01, blocks=3)) is None
-
-
-def test_seconds_are_for_aa_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    from launcher import cli
-
-    assert cli.main(["doctor", "--seconds", "5"]) == 1
-    assert "--aa" in capsys.readouterr().err

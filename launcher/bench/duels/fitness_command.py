@@ -1,0 +1,144 @@
+"""`launcher doctor --aa`: what a duel can tell on this machine, found out with arms that do not differ.
+
+Three arms that are the same take turns for a minute, and fitness.py tells what they show. What comes out is a sentence
+to put into a gate, or that there is none to be had here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from time import monotonic
+
+from launcher.bench.duels import duel, worktree
+from launcher.bench.duels.fitness import FEWEST_BLOCKS, Report, examine
+from launcher.bench.duels.rota import Rota, choose_rings
+from launcher.bench.duels.sides import Side, parse
+from launcher.bench.judging.judge import what_is_broken
+from launcher.bench.judging.verdict import Settings
+from launcher.bench.measure import provenance
+from launcher.bench.measure.cases import Case, get
+from launcher.bench.show.terminal import progress, terminated_as_interrupted
+from launcher.bench.store import receipts
+from launcher.bench.store.receipts import Round, Run
+from launcher.config import DEFAULT_WAKER
+from launcher.engines import AUTO
+from launcher.words import say
+from shared.errors import (
+    EXIT_BROKEN_RULE,
+    EXIT_FINE,
+    EXIT_INTERRUPTED,
+    EXIT_NOTHING_MEASURED,
+    EXIT_UNDECIDED,
+    UsageError,
+)
+
+DEFAULT_CASE = "wake"
+DEFAULT_SECONDS = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for; what is None was left to us."""
+
+    case: str | None = None
+    waker: str | None = None
+    engine: str | None = None
+    seconds: float | None = None
+    is_json: bool = False
+
+
+def main(asked: Request) -> int:
+    """Measure, print, and return the exit code: 3 where no gate is honest. The main thread only."""
+    case = get(asked.case or DEFAULT_CASE)
+    if not case.is_timed:
+        raise UsageError(f"case {case.name} has no times to speak of, and --aa says what times can tell: name another")
+    side = parse(case, asked.waker or DEFAULT_WAKER, asked.engine or AUTO)
+    sides = [side, side.again(), side.again().again()]
+    rota = Rota(case, sides, choose_rings(case, sides), random.randrange(1, 1 << 31))
+    limit_s = asked.seconds or DEFAULT_SECONDS
+    say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
+    rounds, was_interrupted = _record(rota, limit_s)
+    if broken := what_is_broken(rounds):
+        say(f"broken: {broken[0]}; next: launcher check")
+        return EXIT_BROKEN_RULE
+    found = examine(rounds)
+    if found is None:
+        say(f"fewer than {FEWEST_BLOCKS} blocks were measured, and nothing can be said: give it more --seconds")
+        return EXIT_INTERRUPTED if was_interrupted else EXIT_NOTHING_MEASURED
+    then = next_command(found, case, side, asked)
+    if asked.is_json:
+        print(json.dumps({**found.to_json(), "next": then}, allow_nan=False), flush=True)
+    else:
+        print_report(found)
+        print(f"next: {then}", flush=True)
+    if was_interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FINE if found.is_fit else EXIT_UNDECIDED
+
+
+def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
+    """Return the duel that keeps the gate, under the conditions that were asked for; or where to look for what ails."""
+    if not report.is_fit:
+        return "launcher doctor"
+    try:
+        worktree.resolve("HEAD")
+        arms = [*filter(None, [asked.waker]), "--against", "HEAD"]
+    except UsageError:  # an installed package has no earlier revision to be compared with
+        others = (name for name in case.wakers() if name != side.waker and not case.why_not(name, side.engine))
+        arms = [asked.waker or side.waker, *islice(others, 1)]
+    given = {"--case": asked.case, "--engine": asked.engine, "--seconds": f"{report.fitness[0].gate_s or 0:.0f}"}
+    words = [word for name, value in given.items() if value for word in (name, value)]
+    return shlex.join(["launcher", "duel", *arms, *words])
+
+
+def _record(rota: Rota, seconds: float) -> tuple[list[Round], bool]:
+    """Run whole blocks for so many seconds; return the rounds, and whether somebody had enough before the end."""
+    rounds: list[Round] = []
+    command = shlex.join(["launcher", *sys.argv[1:]])
+    run = Run(command, "doctor", provenance.host(rota.seed), datetime.now(UTC).isoformat(timespec="seconds"))
+    path = receipts.default_path("doctor")
+    was_interrupted = False
+    with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
+        end_s, block = monotonic() + seconds, 0
+        try:
+            while monotonic() < end_s:
+                for round_ in rota.block(block, lambda number, side: tell(f"block {number + 1}: {side.name}")):
+                    writer.write(round_)
+                    rounds.append(round_)
+                block += 1
+        except KeyboardInterrupt:
+            was_interrupted = True
+    say(f"{len(rounds)} rounds are in {path}")
+    return rounds, was_interrupted
+
+
+def print_report(report: Report) -> None:
+    """Print it, the gate last."""
+    share = 100 * report.false_alarms / report.duels
+    print(
+        f"false alarms: {share:.1f} % of {report.duels} virtual duels of {report.window_blocks} blocks "
+        f"({report.windows} different windows of {report.blocks} blocks in {report.seconds:.0f} s; "
+        f"{report.apart} lie apart: 95 % bounds {100 * report.bounds.low:.1f} .. {100 * report.bounds.high:.1f} %)"
+    )
+    if report.in_windows is None:
+        print("in those windows no slowdown is found with 95 % power, not even one of 300 %")
+    else:
+        print(f"in those windows a slowdown of p50 by {100 * report.in_windows:.1f} % is found with 95 % power")
+    for one in report.fitness:
+        smallest = "nothing" if one.smallest is None else f"{100 * one.smallest:.1f} %"
+        print(
+            f"{one.quantile}: a duel of {duel.DEFAULT_SECONDS:.0f} s finds {smallest} with 95 % power; "
+            f"honest gate: {one.sentence()}"
+        )
+    if report.is_fit:
+        print(f"an honest gate here: {report.fitness[0].sentence()}")
+    elif share > (percent := 100 * Settings().alpha):
+        print(f"no gate is honest here now: identical arms are told apart more often than in alpha = {percent:g} %")
+    else:
+        print("no gate is honest here now: identical arms differ too much; duels will say that they cannot tell")

@@ -1,0 +1,196 @@
+"""doctor --aa: what identical arms show of a machine, and which gate is honest on it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from launcher import cli
+from launcher.bench import doctor
+from launcher.bench.duels import fitness, fitness_command, worktree
+from launcher.bench.duels.rota import Rota
+from launcher.bench.judging import calibration
+from launcher.bench.judging.verdict import Outcome
+from launcher.bench.measure.cases import get
+from launcher.bench.store.receipts import Round
+from shared.errors import UsageError
+from tests.support import noise
+
+
+def identical(spread: float, blocks: int = 20) -> list[Round]:
+    halves = [noise.duel({"A": 0, "A'": 0, "A''": 0}, blocks=blocks, spread=spread, seed=seed) for seed in (1, 2)]
+    return [*halves[0], *(replace(round_, position=5 - round_.position) for round_ in halves[1])]
+
+
+def test_a_quiet_machine_gets_a_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    report = fitness.examine(identical(0.01))
+    assert report is not None
+    assert report.is_fit
+    assert report.false_alarms == 0
+    gate = report.fitness[0]
+    assert gate.gate is not None
+    assert gate.gate < 0.1
+    fitness_command.print_report(report)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == f"an honest gate here: {gate.sentence()}"
+    assert "on p50 in" in shown[-1]
+    # A minute is two windows that do not overlap, and the bounds say so.
+    assert "2 lie apart: 95 % bounds 0.0 .. 84.2 %" in shown[0]
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_machine_that_can_tell_nothing_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    report = fitness.examine(identical(3.0))
+    assert report is not None
+    assert not report.is_fit
+    fitness_command.print_report(report)
+    assert "no gate is honest here" in capsys.readouterr().out
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["heavy", "skewed"])
+@pytest.mark.parametrize("spread", [0.05, 0.15])
+def test_what_a_duel_is_said_to_find_it_finds_however_noisy_the_machine_is(kind: str, spread: float) -> None:
+    names, blocks = ("A", "A'", "A''"), 15  # a round is said to take a second: 15 blocks are a duel of 100 s
+    noises = [noise.logs(np.random.default_rng(seed), blocks=600, arms=6, kind=kind, spread=spread) for seed in (1, 2)]
+    measured = [
+        noise.round_at(names[at % 3], block, noises[0][block, at], position=at)
+        for block in range(20)
+        for at in range(6)
+    ]
+    report = fitness.examine(measured)
+    assert report is not None
+    smallest = report.fitness[0].smallest
+    assert smallest is not None
+    # As if the machine had gone on like that for an hour: 40 duels next to each other.
+    logs = {name: dict.fromkeys((0.5, 0.9, 0.99), noises[1][:, at::3]) for at, name in enumerate(names)}
+    hour = calibration.Recording(logs, 600, 0, 6.0)
+
+    def found(slowdown: float) -> float:
+        rates = calibration.virtual_duels(hour, *names, blocks=blocks, duels=100, slowdown=slowdown)
+        return rates.share(Outcome.REGRESSED)
+
+    assert found(smallest) > 0.7  # the 95 % that are said, but for what a minute does not know of an hour
+    assert found(smallest / 3) < 0.6  # it is not said of what is far more than that
+
+
+def test_too_few_blocks_say_nothing() -> None:
+    assert fitness.examine([]) is None
+    assert fitness.examine(identical(0.01, blocks=3)) is None
+
+
+@pytest.mark.parametrize(("false_alarms", "is_fit"), [(0, True), (6, True), (7, False), (29, False)])
+def test_a_gate_that_alarms_more_often_than_alpha_is_not_honest(
+    false_alarms: int, *, is_fit: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = fitness.examine(identical(0.01))
+    assert report is not None
+    report = replace(report, false_alarms=false_alarms, duels=600)
+    assert report.is_fit is is_fit
+    assert report.to_json()["is_fit"] is is_fit
+    fitness_command.print_report(report)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("an honest gate here" if is_fit else "no gate is honest here now: identical arms are told")
+
+
+# ---- doctor --aa ----
+
+QUIET, WILD = identical(0.01), identical(3.0)
+
+
+def run_aa(
+    rounds: list[Round], monkeypatch: pytest.MonkeyPatch, *args: str, was_interrupted: bool = False
+) -> tuple[int, Rota]:
+    """Run `doctor --aa` on rounds that are there already; return the exit code and the arms that it would have run."""
+    asked: list[Rota] = []
+
+    def record(rota: Rota, _seconds: float) -> tuple[list[Round], bool]:
+        asked.append(rota)
+        return rounds, was_interrupted
+
+    monkeypatch.setattr(fitness_command, "_record", record)
+    monkeypatch.setattr(doctor, "_CHECKS", ())
+    return cli.main(["doctor", "--aa", *args]), asked[0]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "was_interrupted", "code"),
+    [
+        (QUIET, False, 0),
+        (WILD, False, 3),
+        ([*QUIET, noise.round_at("A", 99, counts={"lost": 1}, lost_seqs=[5])], False, 4),
+        (QUIET[:18], False, 5),
+        (QUIET, True, 130),
+        ([], True, 130),
+    ],
+)
+def test_each_end_has_its_exit_code(
+    rounds: list[Round],
+    *,
+    was_interrupted: bool,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_aa(rounds, monkeypatch, was_interrupted=was_interrupted)[0] == code
+    assert ("sequence number 5" in capsys.readouterr().err) == (code == 4)
+
+
+def test_what_is_asked_for_is_measured_and_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worktree, "resolve", lambda _: "0" * 40)
+    args = ("--case", "echo", "--waker", "thread/select", "--engine", "python", "--json")
+    code, rota = run_aa(QUIET, monkeypatch, *args)
+    assert (code, rota.case.name) == (0, "echo")
+    assert {(side.waker, side.engine) for side in rota.sides} == {("thread/select", "python")}
+    line = json.loads(capsys.readouterr().out)
+    then = "launcher duel thread/select --against HEAD --case echo --engine python --seconds"
+    assert line["next"].rpartition(" ")[0] == then
+    assert (line["low"], line["high"] > 0.8) == (0, True)
+    run_aa(QUIET, monkeypatch)
+    assert re.search(r"\nnext: launcher duel --against HEAD --seconds \d+\n$", capsys.readouterr().out)
+    run_aa(WILD, monkeypatch)
+    assert capsys.readouterr().out.endswith("\nnext: launcher doctor\n")
+
+
+def test_in_an_installed_package_the_next_command_is_a_duel_of_two_wakers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(revision: str) -> str:
+        raise UsageError(f"{revision} is in no repository")
+
+    monkeypatch.setattr(worktree, "resolve", refuse)
+    run_aa(QUIET, monkeypatch, "--engine", "python")
+    then = capsys.readouterr().out.splitlines()[-1].removeprefix("next: launcher ")
+    asked = cli.make_parser().parse_args(shlex.split(then))
+    first, second = asked.wakers
+    assert (first, asked.engine, asked.against) == ("process/select", "python", None)
+    assert get("wake").why_not(second, "python") is None
+    assert second != first
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--seconds", "5"], "are for --aa"),
+        (["--engine", "python"], "are for --aa"),
+        (["--case", "wake"], "are for --aa"),
+        (["--waker", "process/select"], "are for --aa"),
+        (["--aa", "--case", "idle"], "case idle has no times to speak of"),
+        (["--aa", "--case", "nix"], "case 'nix' is not known"),
+        (["--aa", "--waker", "process/nix"], "waker 'process/nix' is not known"),
+        (["--aa", "--engine", "nix"], "engine 'nix' is not known"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    args: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "_CHECKS", ())
+    assert cli.main(["doctor", *args]) == 1
+    assert words in capsys.readouterr().err
