@@ -16,6 +16,7 @@ from launcher.bench.duels import calibrate, real_duels, recording
 from launcher.bench.duels.sides import Side
 from launcher.bench.measure.cases import get
 from launcher.bench.store.receipts import Round, read
+from shared.errors import LabError
 from tests.support import noise
 from tests.support.sessions import ROOT, environment
 
@@ -297,6 +298,13 @@ def test_a_recording_of_another_machine_is_read_and_not_gone_on_with(
     assert path.read_bytes() == stranger
     (tmp_path / "calibration-duels.jsonl").write_text(ALL_FOUGHT)
     assert calibrate.main([*JUDGE, "-o", str(path)]) == 0
+
+
+def test_of_rounds_that_do_not_end_no_p50_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = noise.round_at("A", 0, n=2, ended="hung", counts={"dropped": 1})
+    monkeypatch.setattr("launcher.bench.duels.rota.run_round", lambda _plan: hung)
+    with pytest.raises(LabError, match="hung: there is nothing to calibrate with"):
+        recording.choose_arms(get("wake"), Side("A", "python", "process/select", get("wake").defaults()), 5)
 
 
 def test_a_recording_is_begun_and_gone_on_with(tmp_path: Path) -> None:

@@ -150,6 +150,27 @@ def test_what_is_broken_is_said_of_any_arm(arm: str, change: dict[str, Any], sen
     assert re.search(sentence, verdict.broken[0])
 
 
+@pytest.mark.parametrize("arm", ["A", "A'"])
+def test_what_only_the_base_lost_is_said_to_be_the_bases(arm: str) -> None:
+    lost = {"counts": {"lost": 1}, "lost_seqs": [4]}
+    rounds = [*duel(ARMS), round_at(arm, 99, **lost)]
+    verdict = judge(rounds, "A", "B", "A'")
+    assert verdict.exit_code == EXIT_BROKEN_RULE
+    assert verdict.sentence.startswith(f"the base broke, and so far not what is judged; {arm}: block 99")
+    both = judge([*rounds, round_at("B", 99, position=1, **lost)], "A", "B", "A'")
+    assert both.sentence == f"{both.broken[0]} (and 1 more)"
+
+
+def test_a_frame_that_was_dropped_on_its_way_is_no_lost_wake_up() -> None:
+    hung = {"ended": "hung", "counts": {"lost": 0, "dropped": 2}}
+    verdict = judge([*duel(ARMS), round_at("B", 99, **hung)], "A", "B", "A'")
+    assert (verdict.exit_code, verdict.broken) == (EXIT_FINE, [])
+    assert "1 round hung for want of frames that were dropped, and left out" in verdict.notes
+    assert judge([round_at("A", 1), round_at("B", 1, **hung)], "A", "B").exit_code == EXIT_NOTHING_MEASURED
+    for change in ({"ended": "died: of old age"}, {"counts": {"lost": 1, "dropped": 2}}):
+        assert judge([*duel(ARMS), round_at("B", 99, **(hung | change))], "A", "B").exit_code == EXIT_BROKEN_RULE
+
+
 def test_broken_is_said_also_when_nothing_can_be_compared() -> None:
     assert judge([round_at("A", 1), round_at("B", 1, ended="hung")], "A", "B").exit_code == EXIT_BROKEN_RULE
 

@@ -28,7 +28,7 @@ from launcher.bench.measure.cases import Case
 from launcher.bench.show.rates import Target
 from launcher.bench.stats import quantiles, signed_rank
 from launcher.bench.store.packing import Nanoseconds
-from launcher.bench.store.receipts import Receipts, ReceiptsError, Round, Run, Writer
+from launcher.bench.store.receipts import OK, Receipts, ReceiptsError, Round, Run, Writer
 from shared.errors import LabError
 
 KIND = "calibration"
@@ -49,7 +49,7 @@ _FIELDS = {
 }
 _TRIES = 15
 _KEPT_BITS = 9
-_COUNTS = ("sent", "served", "lost", "late", "spurious", "breaks", "broken_in_vain")
+_COUNTS = ("sent", "served", "lost", "late", "spurious", "breaks", "broken_in_vain", "dropped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,9 @@ def choose_arms(case: Case, side: Side, seed: int, tell: Tell = tell_nobody) -> 
     for number in range(_TRIES):
         tell(number, side)
         round_ = rota.round(side, seed + number)
-        if broken := what_is_broken([round_]):
-            raise LabError(f"{broken[0]}: there is nothing to calibrate with")
+        if round_.ended != OK or what_is_broken([round_]):
+            why = [*what_is_broken([round_]), round_.ended][0]
+            raise LabError(f"{why}: there is nothing to calibrate with")
         p50s.append(quantiles.read(round_.latencies_ns, [0.5])[0.5])
     p50_ns = float(np.median(p50s))
     slower = {name: f"{side.waker}+delay={share * p50_ns / 1e3:.2f}" for name, share in SLOWER.items()}

@@ -1,7 +1,8 @@
 """A duel judged as a whole: is it broken, is it slower, does it do more; and the one exit code that says so.
 
 Correctness comes first and does not wait for statistics: one lost wake-up, one round that hung or died, and the duel is
-broken, whatever the times say. Never one code for "slower" and "broken".
+broken, whatever the times say. Never one code for "slower" and "broken". A round that hung in a frame that was dropped
+on its way proves nothing of its Waker: it is left out, and said to be.
 
 Then the quantiles (verdict.py). Then the counts, a family of their own (counts.py): they are exact, so they show what
 a change does (one more context switch for each wake-up) where times still drown in noise. They inform; they do not
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from launcher.bench.judging import pairs
 from launcher.bench.judging.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
 from launcher.bench.judging.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
+from launcher.bench.measure.crew import HUNG
 from launcher.bench.stats import quantiles
 from launcher.bench.stats.bootstrap import bca_interval
 from launcher.bench.stats.signed_rank import Floats, Interval
@@ -154,7 +156,10 @@ def conclude(
     outcome, sentence = overall(found, settings) if found or is_timed or not counts else _by_counts(counts)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        outcome, sentence = BROKEN, broken[0] + more
+        is_of_head = bool(what_is_broken([round_ for round_ in rounds if round_.arm == head]))
+        whose = "" if is_of_head else "the base broke, and so far not what is judged; "
+        outcome, sentence = BROKEN, whose + broken[0] + more
+    notes = [*notes, *_notes_on_dropped(rounds)]
     return Verdict(base, head, control, outcome, sentence, found, counts, broken, settings, notes)
 
 
@@ -173,9 +178,14 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         # What a later break made good was lost all the same.
         if in_vain := round_.counts.get("broken_in_vain", 0):
             found.append(f"{where}: {_many(in_vain, 'break')} lost on the way")
-        if round_.ended != OK:
+        if round_.ended != OK and not _is_of_the_network(round_):
             found.append(f"{where}: {shown(round_.ended)}")
     return found
+
+
+def _is_of_the_network(round_: Round) -> bool:
+    """Whether a round hung for want of a frame that was dropped on its way: no Waker could have been woken by it."""
+    return round_.ended == HUNG and round_.counts.get("dropped", 0) > 0
 
 
 def is_settled(outcome: str, found: list[QuantileVerdict]) -> bool:
@@ -228,6 +238,11 @@ def _notes_on_control(control: str | None, controls: Mapping[float, Floats] | No
     if controls is None or any(len(found) for found in controls.values()):
         return []
     return [f"the control '{control}' has no round that can be compared: the verdict stands without it"]
+
+
+def _notes_on_dropped(rounds: Sequence[Round]) -> list[str]:
+    count = sum(map(_is_of_the_network, rounds))
+    return [f"{_many(count, 'round')} hung for want of frames that were dropped, and left out"] if count else []
 
 
 def _many(count: int, noun: str) -> str:
