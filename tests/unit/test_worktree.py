@@ -95,6 +95,20 @@ def test_what_a_killed_duel_left_the_next_one_takes_away(repository: Path, tmp_p
     assert_nothing_is_left(repository)
 
 
+def test_an_empty_folder_of_a_duel_that_was_killed_before_git_knew_of_it_goes(repository: Path, tmp_path: Path) -> None:
+    left, full, young, theirs = (
+        tmp_path / "temporary" / name for name in ("launcher-duel-1", "launcher-duel-2", "launcher-duel-3", "theirs")
+    )
+    for folder in (left, full, young, theirs):
+        folder.mkdir()
+    (full / "file").write_text("")
+    for folder in (left, full, theirs):
+        os.utime(folder, (0, 0))
+    with worktree.checked_out("HEAD", repository):
+        pass
+    assert sorted((tmp_path / "temporary").iterdir()) == sorted([full, young, theirs])
+
+
 def test_worktrees_of_others_stay_also_when_their_disk_is_away(repository: Path, tmp_path: Path) -> None:
     git(repository, "worktree", "add", "--quiet", "--detach", str(tmp_path / "theirs"))
     (tmp_path / "theirs").rename(tmp_path / "unmounted")

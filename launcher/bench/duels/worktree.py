@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
 from types import FrameType
 
 from launcher.bench.measure import provenance
@@ -26,6 +27,8 @@ from launcher.bench.measure.crew import ROOT
 from shared.errors import LabError, UsageError
 
 _PREFIX, _TREE = "launcher-duel-", "tree"
+_MAKING_S = 60.0
+"""A folder that is empty for longer was left: git fills it at once."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -74,6 +77,10 @@ def _sweep(root: Path) -> None:
         else:
             _remove(root, tree)
             os.close(lock_fd)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):  # killed before git knew of it
+        with suppress(OSError):
+            if time() - folder.stat().st_mtime > _MAKING_S:
+                folder.rmdir()  # which leaves what is not empty
 
 
 def _lock(folder: Path) -> int:
