@@ -122,6 +122,8 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
         (["process/nix", "process/epoll"], 1, "waker 'process/nix' is not known"),
         (["process/select", "process/epoll", "--set", "nix=1"], 1, "no parameter 'nix'"),
         (["process/select", "process/epoll", "--against", "HEAD"], 1, "one Waker"),
+        (["process/select", "process/epoll", "--rings", "4"], 1, "4 rings a round are too few to speak of a p50"),
+        (["process/select", "process/epoll", "--case", "burst", "--rings", "100"], 1, "no whole bursts of 64"),
         (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
         (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),
         (["--show", "/nonexistent"], 1, "No such file"),

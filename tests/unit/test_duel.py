@@ -252,6 +252,17 @@ def test_an_arm_that_no_longer_starts_is_an_error_with_its_name_and_neither_slow
     assert {round_.block for round_ in kept} >= {0, 1, 2}
 
 
+def test_a_duel_too_short_to_see_one_break_in_10_000_lost_says_so() -> None:
+    words = "too few to be sure to see one break in 10,000 lost: give it more --seconds"
+    short, long = (PLAN.judge(rounds_of(0.10)[: 6 * blocks]).notes for blocks in (14, 15))  # of 2 x 400 rings
+    assert f"rung 11200 times, {words}" in short
+    assert not any(words in note for note in long)
+    broken = [replace(round_, ended="hung") for round_ in rounds_of(0.10)[:6]]
+    assert not any(words in note for note in PLAN.judge(broken).notes)  # it did see one
+    idle = replace(PLAN, case="idle")  # rung once a round
+    assert not any(words in note for note in idle.judge([replace(r, case="idle") for r in rounds_of(0.1)[:6]]).notes)
+
+
 def test_when_the_time_is_up_no_other_block_is_begun() -> None:
     assert len(fought(rounds_of(0.0), deadline_s=0.0)) == 6
 

@@ -17,7 +17,7 @@ from time import monotonic
 from launcher.bench.duels.head import fields_of
 from launcher.bench.duels.rota import Rota, Tell, tell_nobody
 from launcher.bench.judging import pairs
-from launcher.bench.judging.judge import Verdict, judge, what_is_broken
+from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict, judge, what_is_broken
 from launcher.bench.judging.plan import pairs_needed
 from launcher.bench.judging.verdict import Outcome, Settings
 from launcher.bench.measure.cases import get
@@ -76,10 +76,14 @@ class Plan:
 
     def judge(self, rounds: list[Round]) -> Verdict:
         """Judge what there is."""
-        is_timed = get(self.case).is_timed
-        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds), is_timed=is_timed)
+        case = get(self.case)
+        verdict = judge(rounds, self.base, self.head, self.control, self.settings(rounds), is_timed=case.is_timed)
         if verdict.outcome == Outcome.CANNOT_TELL and (longer := self._what_would_tell(rounds, verdict)):
             verdict = replace(verdict, notes=[*verdict.notes, longer])
+        rung = sum(r.counts.get("sent", len(r.latencies_ns)) for r in rounds if r.arm == self.head)
+        if case.is_rung and case.is_timed and rung < ENOUGH_RINGS and verdict.outcome not in (BROKEN, NOTHING_MEASURED):
+            note = f"rung {rung} times, too few to be sure to see one break in 10,000 lost: give it more --seconds"
+            verdict = replace(verdict, notes=[*verdict.notes, note])
         done = len({round_.block for round_ in rounds})
         if done < self.blocks and not verdict.is_settled:
             note = f"{done} of {self.blocks} planned blocks were measured: alpha is spent in that proportion"

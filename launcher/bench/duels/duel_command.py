@@ -16,7 +16,7 @@ from time import monotonic
 
 from launcher.bench.duels import duel, gate, worktree
 from launcher.bench.duels.duel import KIND, Plan
-from launcher.bench.duels.rota import Rota, choose_rings
+from launcher.bench.duels.rota import Rota, choose_rings, expect_rings
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict, second_opinion
 from launcher.bench.judging.verdict import Outcome, Settings
@@ -143,7 +143,10 @@ def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> t
 def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began_s: float) -> int:
     seed = random.randrange(1 << 31) if args.seed is None else args.seed
     sides = [base, head, base.again()]
-    rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
+    if args.rings:
+        expect_rings(args.rings, case, sides)
+    rings = args.rings or choose_rings(case, sides)
+    rota = Rota(case, sides, rings, seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS
     path = Path(args.output) if args.output else receipts.default_path(KIND)
     if path.exists():

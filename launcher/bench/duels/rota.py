@@ -19,8 +19,9 @@ from launcher.bench.measure.cases import Case
 from launcher.bench.measure.crew import ArmFailed
 from launcher.bench.measure.rounds import PATIENCE_S, Plan, run_round
 from launcher.bench.measure.session import CLOSED_US
+from launcher.bench.stats import quantiles
 from launcher.bench.store.records import Round
-from shared.errors import CannotRunError
+from shared.errors import CannotRunError, UsageError
 
 RINGS = 1000
 _ROUND_S = 0.5
@@ -98,3 +99,14 @@ def choose_rings(case: Case, sides: Sequence[Side]) -> int:
     burst = max(int(side.parameters.get("burst", 1)) for side in sides)
     rings = max(_FEWEST_RINGS, min(RINGS, int(_ROUND_S / gap_s)))
     return max(burst, rings // burst * burst)
+
+
+def expect_rings(rings: int, case: Case, sides: Sequence[Side]) -> None:
+    """Raise `UsageError` for too few rings to say anything of a round, or rings that are no whole bursts."""
+    fewest = quantiles.samples_needed(0.5)
+    if case.is_timed and rings < fewest:
+        raise UsageError(f"{rings} rings a round are too few to speak of a p50: give --rings {fewest} or more")
+    for side in sides:
+        burst = int(side.parameters.get("burst", 1))
+        if rings % burst:
+            raise UsageError(f"{rings} rings a round are no whole bursts of {burst}: give --rings a multiple of that")
