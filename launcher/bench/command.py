@@ -78,7 +78,7 @@ def main(request: Request) -> int:
             say(f"{arm} is left out: {why_not}")
     if is_vain:
         raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(reasons)[:400]}")
-    seed = random.randrange(1 << 31) if request.seed is None else request.seed
+    seed = random.randrange(1, 1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
     run = Run(shlex.join(["launcher", *sys.argv[1:]]), "bench", provenance.host(seed), _now())
@@ -114,7 +114,7 @@ def show(path: Path, *, is_json: bool) -> int:
         raise receipts.NothingMeasured(f"{path} holds a run and no round of it: nothing was measured")
     cases = dict.fromkeys(round_.case for round_ in stored.rounds)
     held = stored.run.host.get("seed")
-    seed = held if type(held) is int else 0  # a foreign file's may be anything
+    seed = held if type(held) is int and 0 < held < 1 << 31 else None  # a foreign file's may be anything
     return max(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
 
 
@@ -233,7 +233,7 @@ def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], bo
     return rounds, False
 
 
-def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:
+def _show(case: Case, rounds: Sequence[Round], seed: int | None, *, is_json: bool) -> int:
     """Print what the rounds come to; return the exit code that this means."""
     summaries = summarise(rounds)
     if not any(summary.n for summary in summaries):

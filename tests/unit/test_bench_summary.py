@@ -159,6 +159,7 @@ def test_what_is_lost_is_named_with_all_it_takes_to_replay_it() -> None:
     (said,) = lost_remarks(summaries, 77)
     assert "process/poll: ring 9 and 1 more woke nobody (block 2, its gaps are of seed 102)" in said
     assert said.endswith("--seed 77")
+    assert "replay" not in lost_remarks(summaries, None)[0]  # of a stranger's receipts, which do not say it
     assert next_command(get("wake"), summaries).startswith("launcher check --waker process/poll")
 
 

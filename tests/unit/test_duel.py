@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from launcher import cli
 from launcher.bench.duels import duel, duel_command, gate
 from launcher.bench.duels.duel import Plan
 from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
-from launcher.bench.duels.sides import Side, parse
+from launcher.bench.duels.sides import Side, default_pin, parse
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.crew import ArmFailed
@@ -211,6 +212,53 @@ def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
         assert duel_command.replay_command(command, 7) == "launcher duel A B --seed 7"
     assert duel_command.replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
     assert duel_command.replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
+
+
+@pytest.mark.parametrize("seed", [0, -7, 1 << 31])
+def test_a_strangers_seed_that_the_command_line_does_not_take_is_not_said(seed: int) -> None:
+    assert duel_command.replay_command("launcher duel A B", seed) == "launcher duel A B"
+
+
+def arms(rounds: list[Round], **of_b: Any) -> list[Round]:
+    """Return the rounds as of two Wakers with what was set for them."""
+    own = {"idle_us": 1000.0, "pin": default_pin(), "warmup": 20}
+    b = {"waker": "thread/epoll", "parameters": own} | of_b
+    return [replace(r, **(b if r.arm == "B" else {"parameters": own})) for r in rounds]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "wanted"),
+    [
+        (
+            arms(rounds_of(0.10)),
+            "bench --case wake --waker process/select --waker thread/epoll --engine python "
+            f"--set idle_us=1000 --set pin={default_pin()} --stages",
+        ),
+        (
+            arms(rounds_of(0.10), waker="process/select", engine="kvm", parameters={"idle_us": 0.125}),
+            "bench --case wake --waker process/select --engine python --engine kvm "
+            f"--set idle_us=1000,0.125 --set pin={default_pin()},free --stages",
+        ),
+        (
+            arms(rounds_of(0.10), waker="c:direct", engine="c"),
+            "bench --case wake --waker process/select --waker c:direct --engine python "
+            f"--set idle_us=1000 --set pin={default_pin()} --stages",
+        ),
+        (
+            arms(rounds_of(0.02, spread=0.3)),
+            "doctor --aa --case wake --waker process/select@idle_us=1000 --engine python",
+        ),
+        ([], "bench --case wake"),
+    ],
+)
+def test_the_next_command_has_the_conditions_of_the_duel(
+    rounds: list[Round], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store(tmp_path / "duel.jsonl", rounds)
+    cli.main(["duel", "--show", str(path)])
+    found = capsys.readouterr().out.splitlines()[-1]
+    assert found == f"next: launcher {wanted}"
+    cli.make_parser().parse_args(shlex.split(wanted))
 
 
 # ---- When a duel ends ----

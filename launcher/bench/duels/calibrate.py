@@ -153,7 +153,7 @@ def _measure(path: Path, duels_path: Path, args: argparse.Namespace) -> None:
             case, rounds = get(args.case), []
             side = parse(case, args.waker, args.engine, args.set or ())
             arms = recording.choose_arms(
-                case, side, random.randrange(1 << 31), lambda number, _: tell(f"the p50 of A: round {number + 1}")
+                case, side, random.randrange(1, 1 << 31), lambda number, _: tell(f"the p50 of A: round {number + 1}")
             )
             writer = recording.create(path, case, arms, shlex.join(["scripts/calibrate", *sys.argv[1:]]))
             closing.enter_context(writer)

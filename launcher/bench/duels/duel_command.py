@@ -8,6 +8,7 @@ import math
 import random
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,10 +18,10 @@ from time import monotonic
 from launcher.bench.duels import duel, gate, worktree
 from launcher.bench.duels.duel import KIND, Plan
 from launcher.bench.duels.rota import Rota, choose_rings, expect_rings
-from launcher.bench.duels.sides import Side, parse
+from launcher.bench.duels.sides import Side, default_pin, parse
 from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict, second_opinion
 from launcher.bench.judging.verdict import Outcome, Settings
-from launcher.bench.measure import provenance
+from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.measure.rounds import PATIENCE_S
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
@@ -32,6 +33,9 @@ from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from launcher.words import say
 from shared.errors import EXIT_INTERRUPTED, UsageError
+
+MOST_SEED = 1 << 31
+"""What the command line takes is less, and above 0."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -63,7 +67,7 @@ def show(path: Path, args: argparse.Namespace) -> int:
 def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
     """Judge, print the verdict and what to do next; return its exit code."""
     verdict = plan.judge(rounds)
-    then = next_command(verdict, plan, replay, path)
+    then = next_command(verdict, plan, rounds, replay, path)
     if args.json:
         line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
         line |= {"receipts": str(path), "next": then}
@@ -86,21 +90,52 @@ def _second_opinion(rounds: list[Round], verdict: Verdict) -> dict[str, list[flo
     }
 
 
-def next_command(verdict: Verdict, plan: Plan, replay: str, path: Path) -> str:
-    """Return the command that says more than this one did."""
+def next_command(verdict: Verdict, plan: Plan, rounds: Sequence[Round], replay: str, path: Path) -> str:
+    """Return the command that says more than this one did, under the same conditions."""
     if verdict.outcome == BROKEN:
         return replay
-    if verdict.outcome == Outcome.CANNOT_TELL:
-        return "launcher doctor --aa"
+    arms = [arm for name in (plan.base, plan.head) if (arm := next((r for r in rounds if r.arm == name), None))]
+    bench = ["launcher", "bench", "--case", plan.case, *_both(get(plan.case), arms)]
     if verdict.outcome == NOTHING_MEASURED:
-        return f"launcher bench --case {plan.case}"
+        return shlex.join(bench)
     if verdict.outcome == Outcome.REGRESSED:
-        return f"launcher bench --case {plan.case} --stages"
+        return shlex.join([*bench, "--stages"])
+    if verdict.outcome == Outcome.CANNOT_TELL:
+        return shlex.join(["launcher", "doctor", *_identical(get(plan.case), arms)])
     return shlex.join(["launcher", "export", str(path), "--format", "benchfmt"])
 
 
+def _both(case: Case, arms: Sequence[Round]) -> Iterator[str]:
+    """Yield the options with which a bench has both arms as they were: their Wakers, engines, and what was set."""
+    for waker in dict.fromkeys(arm.waker for arm in arms):
+        yield from ("--waker", waker)
+    for engine in dict.fromkeys(arm.engine for arm in arms if arm.engine != yardstick.ENGINE):
+        yield from ("--engine", engine)
+    for name, default in case.defaults().items():
+        values = [*dict.fromkeys(arm.parameters.get(name, default) for arm in arms)]
+        if values not in ([], [default]):
+            yield from ("--set", f"{name}={','.join(map(_shown, values))}")
+
+
+def _identical(case: Case, arms: Sequence[Round]) -> Iterator[str]:
+    """Yield the options with which the doctor measures what the base alone shows, where times can."""
+    if case.is_timed:
+        defaults = {**case.defaults(), "pin": default_pin()}
+        own = [f"{n}={_shown(v)}" for n, v in arms[0].parameters.items() if n in defaults and v != defaults[n]]
+        yield from ("--aa", "--case", case.name, "--waker", "@".join([arms[0].waker, *filter(None, [",".join(own)])]))
+        if arms[0].engine != yardstick.ENGINE:
+            yield from ("--engine", arms[0].engine)
+
+
+def _shown(value: int | float | str) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
 def replay_command(command: str, seed: int) -> str:
-    """Return the command that rings all alike once more; where it wrote to is taken by then."""
+    """Return the command that rings all alike once more; where it wrote to is taken by then.
+
+    A stranger's seed may be none that the command line takes: then it is the same command, and no replay.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-o", "--output")
     parser.add_argument("--seed")
@@ -108,7 +143,7 @@ def replay_command(command: str, seed: int) -> str:
         _, kept = parser.parse_known_args(shlex.split(command))
     except (ValueError, argparse.ArgumentError):  # of a file that somebody else wrote
         kept = ["launcher", "duel"]
-    return shlex.join([*kept, "--seed", str(seed)])
+    return shlex.join([*kept, *(("--seed", str(seed)) if 0 < seed < MOST_SEED else ())])
 
 
 def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> tuple[Side, Side]:
@@ -141,7 +176,7 @@ def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> t
 
 
 def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began_s: float) -> int:
-    seed = random.randrange(1 << 31) if args.seed is None else args.seed
+    seed = random.randrange(1, MOST_SEED) if args.seed is None else args.seed
     sides = [base, head, base.again()]
     if args.rings:
         expect_rings(args.rings, case, sides)
@@ -153,6 +188,8 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
         raise UsageError(f"{path} is there already; name another file, or remove it")
     command = shlex.join(["launcher", *sys.argv[1:]])
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
+    if args.against is not None and (revision := provenance.revision(head.tree)).endswith("+changes"):
+        say(f"head is {revision}: what is not committed is measured, too")
     rounds: list[Round] = []
     plan: Plan | None = None
     was_interrupted = False

@@ -50,7 +50,7 @@ def fight(
             tell(f"real duel {number + 1} of {wanted}: {head} against A")
             # A' is an arm of its own here, so the control is A''.
             arms_of_it = [sides[BASE], sides[head], sides[BASE].again().again()]
-            rota = Rota(case, arms_of_it, arms.rings, random.randrange(1 << 31))
+            rota = Rota(case, arms_of_it, arms.rings, random.randrange(1, 1 << 31))
             line = _fight_one(rota, head, seconds)
             path.parent.mkdir(parents=True, exist_ok=True)
             _append(path, json.dumps(line, allow_nan=False))
