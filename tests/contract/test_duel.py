@@ -12,7 +12,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -185,28 +186,93 @@ def test_without_a_repository_it_says_so(repository: Path, tmp_path: Path) -> No
     assert "git" in only_sentence(done.stderr)
 
 
-@pytest.mark.parametrize("signo", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_duel_keeps_what_it_has_and_leaves_nothing(
-    signo: signal.Signals, repository: Path, tmp_path: Path
+def test_changes_that_are_not_committed_are_measured_and_said_to_be(repository: Path, tmp_path: Path) -> None:
+    path, machine = tmp_path / "duel.jsonl", repository / "launcher/machine.py"
+    before = machine.read_text()
+    machine.write_text(before + "# changed\n")
+    try:
+        done = run_in(repository, "--against", "HEAD", *QUICK, "-o", str(path), tmp=tmp_path)
+    finally:
+        machine.write_text(before)
+    assert done.returncode in DECIDED, done.stderr
+    head = git(repository, "rev-parse", "HEAD").strip()[:12]
+    assert f"head is {head}+changes: what is not committed is measured, too" in done.stderr.decode()
+    host = receipts.read(path).run.host
+    assert (host["base_git"], host["head_git"]) == (head, f"{head}+changes")
+
+
+def test_without_git_it_says_so(repository: Path, tmp_path: Path) -> None:
+    env = environment(PYTHONPATH=str(repository), PATH=str(tmp_path))
+    done = run_launcher("duel", "--against", "HEAD", *QUICK, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert "--against needs git, and there is none on the PATH" in only_sentence(done.stderr)
+
+
+def test_in_a_folder_of_a_larger_repository_it_says_so(repository: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "larger/launcher"
+    shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    git(folder.parent, "init", "--quiet")
+    done = run_in(folder, "--against", "HEAD", *QUICK, tmp=tmp_path)
+    assert done.returncode == 1
+    assert "in a git repository of its own" in only_sentence(done.stderr)
+
+
+def of_folder(folder: Path) -> list[str]:
+    """Return the command lines of the processes that have something to do with a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(folder) in words + (process / "environ").read_text(errors="replace"):
+                found.append(words)
+    return found
+
+
+def test_of_a_duel_that_is_killed_outright_nothing_is_left_but_what_the_next_one_takes_away(
+    repository: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "duel.jsonl"
+    with begun(repository, tmp_path) as process:
+        process.kill()
+        process.wait()
+    end = monotonic() + PATIENCE_S
+    while of_folder(tmp_path):  # its arms and their Wakers end by themselves
+        assert monotonic() < end, of_folder(tmp_path)
+        select.select([], [], [], 0.02)
+    assert rounds_in(tmp_path / "duel.jsonl") >= 2
+    assert list(tmp_path.glob("launcher-duel-*"))
+    done = run_in(repository, "--against", "HEAD~2", *QUICK, tmp=tmp_path)
+    assert done.returncode in DECIDED, done.stderr
+    assert_nothing_is_left(repository, tmp_path)
+
+
+@contextmanager
+def begun(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Begin a long duel, whose receipts are `duel.jsonl`, and yield it when it has measured."""
     env = environment(PYTHONPATH=str(repository), TMPDIR=str(tmp_path))
-    process = subprocess.Popen(
-        [*LAUNCHER, "duel", "--against", "HEAD~2", *QUICK[:-3], "--seconds", "3000", "-o", str(path)],
+    with subprocess.Popen(
+        [*LAUNCHER, "duel", "--against", "HEAD~2", *QUICK[:-3], "--seconds", "3000", "-o", "duel.jsonl"],
         env=env,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    end = monotonic() + PATIENCE_S
-    while rounds_in(path) < 2:
-        assert process.poll() is None
-        assert monotonic() < end
-        select.select([], [], [], 0.02)
-    os.kill(process.pid, signo)
-    out, err = process.communicate(timeout=PATIENCE_S)
+    ) as process:
+        end = monotonic() + PATIENCE_S
+        while rounds_in(tmp_path / "duel.jsonl") < 2:
+            assert process.poll() is None
+            assert monotonic() < end
+            select.select([], [], [], 0.02)
+        yield process
+
+
+@pytest.mark.parametrize("signo", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_duel_keeps_what_it_has_and_leaves_nothing(
+    signo: signal.Signals, repository: Path, tmp_path: Path
+) -> None:
+    with begun(repository, tmp_path) as process:
+        os.kill(process.pid, signo)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert b"interrupted" in err.splitlines()[-1]
     assert b"head against HEAD~2" in out  # what can be said
-    assert rounds_in(path) >= 2
+    assert rounds_in(tmp_path / "duel.jsonl") >= 2
     assert_nothing_is_left(repository, tmp_path)
