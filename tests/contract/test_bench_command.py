@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from launcher.bench.measure.cases import CASES
 from launcher.bench.store import receipts
+from launcher.cli import make_parser
 from tests.support.sessions import (
     LAUNCHER,
     environment,
@@ -75,8 +77,11 @@ def test_json_is_an_object_for_each_arm_and_one_at_the_end(env: dict[str, str]) 
     assert sorted(arm["arm"] for arm in named) == ["thread/poll idle_us=100.0", "thread/poll idle_us=300.0"]
     assert all(arm["n"] == 20 and arm["lost"] == [] for arm in arms)
     assert last["kind"] == "bench"
-    assert last["front"]
-    assert {"next"} <= last.keys()
+    assert sorted(last["front"]) == sorted(arm["arm"] for arm in named)  # a front for each setting
+    assert sorted(make_parser().parse_args(shlex.split(last["next"])[1:]).wakers) == [
+        "thread/poll@idle_us=100",
+        "thread/poll@idle_us=300",
+    ]
 
 
 def test_a_lost_wake_up_is_4_with_what_it_takes_to_replay_it(env: dict[str, str]) -> None:
