@@ -85,13 +85,12 @@ def bench(args: argparse.Namespace) -> int:
 
     if args.show is not None:
         return command.show(Path(args.show), is_json=args.json)
-    settings = [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
     return command.main(
         command.Request(
             case=args.case,
             wakers=args.waker or (),
             engines=args.engine or (),
-            settings=settings,
+            settings=_settings(args),
             samples=args.samples,
             seconds=args.seconds,
             seed=args.seed,
@@ -106,8 +105,28 @@ def bench(args: argparse.Namespace) -> int:
 def duel(args: argparse.Namespace) -> int:
     """Judge two arms against each other; see launcher/bench/duels/duel.py."""
     from launcher.bench.duels import duel_command
+    from launcher.bench.duels.duel import DEFAULT_SECONDS
+    from launcher.bench.measure.rounds import PATIENCE_S
+    from launcher.engines import AUTO
 
-    return duel_command.main(args)
+    request = duel_command.Request(
+        case=args.case,
+        wakers=args.wakers,
+        against=args.against,
+        engine=args.engine or AUTO,
+        settings=_settings(args),
+        own=(args.a or (), args.b or ()),
+        seconds=args.seconds or DEFAULT_SECONDS,
+        rings=args.rings,
+        patience_s=args.patience or PATIENCE_S,
+        delta=None if args.delta is None else args.delta / 100,
+        alpha=None if args.alpha is None else args.alpha / 100,
+        seed=args.seed,
+        is_json=args.json,
+        is_annotated=args.github,
+        output=None if args.output is None else Path(args.output),
+    )
+    return duel_command.main(request) if args.show is None else duel_command.show(Path(args.show), request)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -136,6 +155,11 @@ def doctor(args: argparse.Namespace) -> int:
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
     return fitness_command.main(asked) or code
+
+
+def _settings(args: argparse.Namespace) -> list[str]:
+    """Return what was set; --pin is one more way to say it."""
+    return [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
 
 
 def _wakers() -> list[dict[str, object]]:

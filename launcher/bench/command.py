@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -17,13 +14,14 @@ import waker
 from launcher import engines
 from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.cases import Case, Value, get
+from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S, placement
 from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_yardstick
 from launcher.bench.show.summary import Summary, front, summarise
 from launcher.bench.show.table import lost_remarks, next_command, print_table, remarks
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.store import receipts
-from launcher.bench.store.records import Round, Run
+from launcher.bench.store.records import Round
 from launcher.words import say, shown
 from shared.errors import (
     EXIT_BROKEN_RULE,
@@ -81,10 +79,9 @@ def main(request: Request) -> int:
     seed = random.randrange(1, 1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
-    run = Run(shlex.join(["launcher", *sys.argv[1:]]), "bench", provenance.host(seed), _now())
     path = request.output or receipts.default_path("bench")
     try:
-        writer = receipts.Writer.create(path, run)
+        writer = receipts.Writer.create(path, run_of("bench", seed))
     except FileExistsError:
         raise UsageError(f"{path} is there already; name another file, or remove it") from None
     say(f"case {case.name}: {case.measures}")
@@ -262,7 +259,3 @@ def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:
     for sentence in remarks(case, summaries):
         print(shown(sentence))
     print(f"next: {next_command(case, summaries)}", flush=True)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,7 +15,7 @@ import pytest
 from launcher.bench.duels import calibrate, real_duels, recording
 from launcher.bench.duels.sides import Side
 from launcher.bench.measure.cases import get
-from launcher.bench.store.receipts import Round, read
+from launcher.bench.store.receipts import Round, Run, Writer, read
 from shared.errors import LabError
 from tests.support import noise
 from tests.support.sessions import ROOT, environment
@@ -37,7 +37,7 @@ class Judged(NamedTuple):
 
 def recorded(path: Path, blocks: int = 60, shifts: dict[str, float] = SHIFTS) -> list[Round]:
     rounds: list[Round] = noise.duel(shifts, blocks=blocks, spread=0.02, seed=8)
-    with recording.create(path, get("wake"), ARMS, "scripts/calibrate") as writer:
+    with recording.create(path, get("wake"), ARMS) as writer:
         for round_ in rounds:
             writer.write(recording.slim(round_))
     return rounds
@@ -70,8 +70,8 @@ def test_receipts_of_something_else_are_not_gone_on_with(tmp_path: Path, capsys:
     assert "not a calibration" in capsys.readouterr().err
 
 
-def noise_file(path: Path) -> recording.Writer:
-    return recording.Writer.create(path, recording.Run("launcher bench", "bench", {}))
+def noise_file(path: Path) -> Writer:
+    return Writer.create(path, Run("launcher bench", "bench", {}))
 
 
 JUDGE = ("--minutes", "0", "--real", "0", "--duels", "30")
@@ -144,7 +144,7 @@ def test_a_wake_up_that_was_lost_in_a_real_duel_or_in_the_recording_is_4(
     assert r"a real duel of A against A': A': 1 wake-up lost\x1b[2J" in found.out
     path = tmp_path / "other.jsonl"
     recorded(path, blocks=1)
-    writer, _ = recording.Writer.resume(path)
+    writer, _ = Writer.resume(path)
     with writer:
         writer.write(noise.round_at("A'", 1, counts={"lost": 1}, lost_seqs=[7]))
     assert calibrate.main([*JUDGE, "-o", str(path)]) == 4
@@ -229,7 +229,7 @@ def test_arms_that_cannot_be_are_refused(
 ) -> None:
     path = tmp_path / "calibration.jsonl"
     held = {"case": "wake", **asdict(ARMS), **wrong}
-    recording.Writer.create(path, recording.Run("x", "calibration", {"calibration": held})).close()
+    Writer.create(path, Run("x", "calibration", {"calibration": held})).close()
     assert calibrate.main([*JUDGE, "-o", str(path)]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -241,7 +241,7 @@ def test_rounds_that_a_calibration_cannot_have_are_refused(
 ) -> None:
     path = tmp_path / "calibration.jsonl"
     recorded(path, blocks=1)
-    writer, _ = recording.Writer.resume(path)
+    writer, _ = Writer.resume(path)
     with writer:
         writer.write(noise.round_at(**({"arm": "A", "block": 1} | wrong)))
     assert calibrate.main([*JUDGE, "-o", str(path)]) == 1
@@ -312,9 +312,9 @@ def test_a_recording_is_begun_and_gone_on_with(tmp_path: Path) -> None:
     side = Side("A", "python", "spin/direct", {**get("wake").defaults(), "warmup": 0})
     arms = recording.Arms(1.0, {"A": side.waker, "A'": side.waker}, "python", dict(side.parameters), rings=30, seed=5)
     rounds: list[Round] = []
-    with recording.create(path, get("wake"), arms, "x") as writer:
+    with recording.create(path, get("wake"), arms) as writer:
         recording.go_on(arms.rota(get("wake")), writer, rounds, 0.01)
-    writer, stored = recording.Writer.resume(path)
+    writer, stored = Writer.resume(path)
     with writer:
         recording.go_on(arms.rota(get("wake")), writer, stored.rounds, 0.01)
     blocks = [round_.block for round_ in read(path).rounds]

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from launcher import cli
-from launcher.bench.duels import duel, duel_command, gate
+from launcher.bench.duels import duel, gate
 from launcher.bench.duels.duel import Plan
+from launcher.bench.duels.next_command import replay_command
 from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
 from launcher.bench.duels.sides import Side, default_pin, parse
 from launcher.bench.judging.verdict import Outcome
@@ -209,14 +210,14 @@ def test_the_plan_is_in_the_receipts_as_it_was(tmp_path: Path) -> None:
 
 def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
     for command in ("launcher duel A B -o x.jsonl", "launcher duel A B --output=x.jsonl --seed 5", "launcher duel A B"):
-        assert duel_command.replay_command(command, 7) == "launcher duel A B --seed 7"
-    assert duel_command.replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
-    assert duel_command.replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
+        assert replay_command(command, 7) == "launcher duel A B --seed 7"
+    assert replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
+    assert replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
 
 
 @pytest.mark.parametrize("seed", [0, -7, 1 << 31])
 def test_a_strangers_seed_that_the_command_line_does_not_take_is_not_said(seed: int) -> None:
-    assert duel_command.replay_command("launcher duel A B", seed) == "launcher duel A B"
+    assert replay_command("launcher duel A B", seed) == "launcher duel A B"
 
 
 def arms(rounds: list[Round], **of_b: Any) -> list[Round]:

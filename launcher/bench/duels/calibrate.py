@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -155,7 +154,7 @@ def _measure(path: Path, duels_path: Path, args: argparse.Namespace) -> None:
             arms = recording.choose_arms(
                 case, side, random.randrange(1, 1 << 31), lambda number, _: tell(f"the p50 of A: round {number + 1}")
             )
-            writer = recording.create(path, case, arms, shlex.join(["scripts/calibrate", *sys.argv[1:]]))
+            writer = recording.create(path, case, arms)
             closing.enter_context(writer)
         recording.go_on(
             arms.rota(case),

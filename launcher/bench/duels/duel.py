@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
 
-from launcher.bench.duels.head import fields_of
 from launcher.bench.duels.rota import Rota, Tell, tell_nobody
 from launcher.bench.judging import pairs
 from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict, judge, what_is_broken
@@ -22,6 +21,7 @@ from launcher.bench.judging.plan import pairs_needed
 from launcher.bench.judging.verdict import Outcome, Settings
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.crew import ROOT, ArmFailed
+from launcher.bench.measure.head import fields_of
 from launcher.bench.stats import looks
 from launcher.bench.store.receipts import Receipts, ReceiptsError, Round
 from shared.errors import CannotRunError, LabError

@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
 from launcher.bench.duels import duel, gate, worktree
 from launcher.bench.duels.duel import KIND, Plan
+from launcher.bench.duels.next_command import MOST_SEED, next_command, replay_command
 from launcher.bench.duels.rota import Rota, choose_rings, expect_rings
-from launcher.bench.duels.sides import Side, default_pin, parse
-from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict, second_opinion
-from launcher.bench.judging.verdict import Outcome, Settings
-from launcher.bench.measure import provenance, yardstick
+from launcher.bench.duels.sides import Side, parse
+from launcher.bench.judging.judge import Verdict, second_opinion
+from launcher.bench.judging.verdict import Settings
+from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
+from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.stats import quantiles
 from launcher.bench.store import receipts
-from launcher.bench.store.receipts import Round, Run
+from launcher.bench.store.receipts import Round
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from launcher.words import say
 from shared.errors import EXIT_INTERRUPTED, UsageError
 
-MOST_SEED = 1 << 31
-"""What the command line takes is less, and above 0."""
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for; what is None or empty was left to us."""
+
+    case: str = "wake"
+    wakers: Sequence[str] = ()
+    against: str | None = None
+    """A revision: the base is one Waker out of its code."""
+    engine: str = AUTO
+    settings: Sequence[str] = ()
+    own: tuple[Sequence[str], Sequence[str]] = ((), ())
+    """What is set for A alone, and for B alone."""
+    seconds: float = duel.DEFAULT_SECONDS
+    rings: int | None = None
+    patience_s: float = PATIENCE_S
+    delta: float | None = None
+    alpha: float | None = None
+    seed: int | None = None
+    is_json: bool = False
+    is_annotated: bool = False
+    output: Path | None = None
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the duel, or judge a stored one; return the exit code. The main thread only."""
-    if args.show is not None:
-        return show(Path(args.show), args)
+def main(request: Request) -> int:
+    """Run the duel; return the exit code. The main thread only."""
     began_s = monotonic()
-    case = get(args.case)
+    case = get(request.case)
     with terminated_as_interrupted(), ExitStack() as closing:
-        base, head = _choose_sides(args, case, closing)
-        return _measure(args, case, base, head, began_s)
+        base, head = _choose_sides(request, case, closing)
+        return _measure(request, case, base, head, began_s)
 
 
-def show(path: Path, args: argparse.Namespace) -> int:
+def show(path: Path, request: Request) -> int:
     """Judge stored receipts of a duel once more, by what it was asked to keep or by what is asked now."""
     stored = receipts.read(path)
     for note in stored.notes:
@@ -58,17 +74,17 @@ def show(path: Path, args: argparse.Namespace) -> int:
     duel.expect_of(plan, stored)
     plan = replace(
         plan,
-        delta=plan.delta if args.delta is None else args.delta / 100,
-        alpha=plan.alpha if args.alpha is None else args.alpha / 100,
+        delta=plan.delta if request.delta is None else request.delta,
+        alpha=plan.alpha if request.alpha is None else request.alpha,
     )
-    return report(stored.rounds, plan, args, replay_command(stored.run.command, plan.seed), path)
+    return report(stored.rounds, plan, request, replay_command(stored.run.command, plan.seed), path)
 
 
-def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
+def report(rounds: list[Round], plan: Plan, request: Request, replay: str, path: Path) -> int:
     """Judge, print the verdict and what to do next; return its exit code."""
     verdict = plan.judge(rounds)
     then = next_command(verdict, plan, rounds, replay, path)
-    if args.json:
+    if request.is_json:
         line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
         line |= {"receipts": str(path), "next": then}
         print(json.dumps(line, allow_nan=False), flush=True)
@@ -77,7 +93,7 @@ def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: st
         print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
         print_verdicts([verdict])
         print(f"next: {then}", flush=True)
-    if args.github or gate.is_wanted():
+    if request.is_annotated or gate.is_wanted():
         gate.annotate(verdict, replay)
     return verdict.exit_code
 
@@ -90,81 +106,23 @@ def _second_opinion(rounds: list[Round], verdict: Verdict) -> dict[str, list[flo
     }
 
 
-def next_command(verdict: Verdict, plan: Plan, rounds: Sequence[Round], replay: str, path: Path) -> str:
-    """Return the command that says more than this one did, under the same conditions."""
-    if verdict.outcome == BROKEN:
-        return replay
-    arms = [arm for name in (plan.base, plan.head) if (arm := next((r for r in rounds if r.arm == name), None))]
-    bench = ["launcher", "bench", "--case", plan.case, *_both(get(plan.case), arms)]
-    if verdict.outcome == NOTHING_MEASURED:
-        return shlex.join(bench)
-    if verdict.outcome == Outcome.REGRESSED:
-        return shlex.join([*bench, "--stages"])
-    if verdict.outcome == Outcome.CANNOT_TELL:
-        return shlex.join(["launcher", "doctor", *_identical(get(plan.case), arms)])
-    return shlex.join(["launcher", "export", str(path), "--format", "benchfmt"])
-
-
-def _both(case: Case, arms: Sequence[Round]) -> Iterator[str]:
-    """Yield the options with which a bench has both arms as they were: their Wakers, engines, and what was set."""
-    for waker in dict.fromkeys(arm.waker for arm in arms):
-        yield from ("--waker", waker)
-    for engine in dict.fromkeys(arm.engine for arm in arms if arm.engine != yardstick.ENGINE):
-        yield from ("--engine", engine)
-    for name, default in case.defaults().items():
-        values = [*dict.fromkeys(arm.parameters.get(name, default) for arm in arms)]
-        if values not in ([], [default]):
-            yield from ("--set", f"{name}={','.join(map(_shown, values))}")
-
-
-def _identical(case: Case, arms: Sequence[Round]) -> Iterator[str]:
-    """Yield the options with which the doctor measures what the base alone shows, where times can."""
-    if case.is_timed:
-        defaults = {**case.defaults(), "pin": default_pin()}
-        own = [f"{n}={_shown(v)}" for n, v in arms[0].parameters.items() if n in defaults and v != defaults[n]]
-        yield from ("--aa", "--case", case.name, "--waker", "@".join([arms[0].waker, *filter(None, [",".join(own)])]))
-        if arms[0].engine != yardstick.ENGINE:
-            yield from ("--engine", arms[0].engine)
-
-
-def _shown(value: int | float | str) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
-
-
-def replay_command(command: str, seed: int) -> str:
-    """Return the command that rings all alike once more; where it wrote to is taken by then.
-
-    A stranger's seed may be none that the command line takes: then it is the same command, and no replay.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-o", "--output")
-    parser.add_argument("--seed")
-    try:
-        _, kept = parser.parse_known_args(shlex.split(command))
-    except (ValueError, argparse.ArgumentError):  # of a file that somebody else wrote
-        kept = ["launcher", "duel"]
-    return shlex.join([*kept, *(("--seed", str(seed)) if 0 < seed < MOST_SEED else ())])
-
-
-def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> tuple[Side, Side]:
-    settings = [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
-    engine = args.engine or AUTO
-    if args.against is not None:
-        if len(args.wakers) > 1 or args.a or args.b:
+def _choose_sides(asked: Request, case: Case, closing: ExitStack) -> tuple[Side, Side]:
+    if asked.against is not None:
+        if len(asked.wakers) > 1 or any(asked.own):
             raise UsageError("--against compares one Waker with itself: name one Waker, and set parameters with --set")
-        head = parse(case, args.wakers[0] if args.wakers else DEFAULT_WAKER, engine, settings)
-        commit = worktree.resolve(args.against)
+        head = parse(case, [*asked.wakers, DEFAULT_WAKER][0], asked.engine, asked.settings)
+        commit = worktree.resolve(asked.against)
         tree = closing.enter_context(worktree.checked_out(commit))
-        base = Side(f"{args.against} ({commit[:12]})", head.engine, head.waker, head.parameters, tree)
+        base = Side(f"{asked.against} ({commit[:12]})", head.engine, head.waker, head.parameters, tree)
         return base, Side("head", head.engine, head.waker, head.parameters)
-    names = args.wakers * 2 if len(args.wakers) == 1 and (args.a or args.b) else args.wakers
+    names = [*asked.wakers] * 2 if len(asked.wakers) == 1 and any(asked.own) else asked.wakers
     if len(names) != 2:
         raise UsageError(
             "a duel takes two Wakers (launcher duel process/select process/epoll), one with --a and --b set, "
             "or --against GIT_REV"
         )
     base, head = (
-        parse(case, name, engine, settings, own or ()) for name, own in zip(names, (args.a, args.b), strict=True)
+        parse(case, name, asked.engine, asked.settings, own) for name, own in zip(names, asked.own, strict=True)
     )
     if base.is_same_as(head):
         raise UsageError(
@@ -175,30 +133,29 @@ def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> t
     return base, head
 
 
-def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began_s: float) -> int:
-    seed = random.randrange(1, MOST_SEED) if args.seed is None else args.seed
+def _measure(request: Request, case: Case, base: Side, head: Side, began_s: float) -> int:
+    seed = random.randrange(1, MOST_SEED) if request.seed is None else request.seed
     sides = [base, head, base.again()]
-    if args.rings:
-        expect_rings(args.rings, case, sides)
-    rings = args.rings or choose_rings(case, sides)
-    rota = Rota(case, sides, rings, seed, args.patience or PATIENCE_S)
-    seconds = args.seconds or duel.DEFAULT_SECONDS
-    path = Path(args.output) if args.output else receipts.default_path(KIND)
+    if request.rings:
+        expect_rings(request.rings, case, sides)
+    rota = Rota(case, sides, request.rings or choose_rings(case, sides), seed, request.patience_s)
+    path = request.output or receipts.default_path(KIND)
     if path.exists():
         raise UsageError(f"{path} is there already; name another file, or remove it")
-    command = shlex.join(["launcher", *sys.argv[1:]])
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
-    if args.against is not None and (revision := provenance.revision(head.tree)).endswith("+changes"):
-        say(f"head is {revision}: what is not committed is measured, too")
+    revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
+    if request.against is not None and revisions["head_git"].endswith("+changes"):
+        say(f"head is {revisions['head_git']}: what is not committed is measured, too")
+    run = run_of(KIND, seed, **revisions)
     rounds: list[Round] = []
     plan: Plan | None = None
     was_interrupted = False
     with progress() as tell:
         try:
             plan = duel.begin(
-                rota, _asked(args), seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
+                rota, _asked(request), request.seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
             )
-            with _create(path, plan, command, head, base) as writer:
+            with receipts.Writer.create(path, replace(run, host={**run.host, KIND: plan.to_json()})) as writer:
                 for round_ in rounds:
                     writer.write(round_)
 
@@ -211,7 +168,7 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
 
                 blocks = plan.blocks
                 if not rounds:
-                    duel.fight(rota, plan, keep, began_s + seconds, show_where)
+                    duel.fight(rota, plan, keep, began_s + request.seconds, show_where)
         except KeyboardInterrupt:
             was_interrupted = True
         except duel.DoesNotStart:
@@ -222,26 +179,16 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
         say("interrupted: nothing was measured")
         return EXIT_INTERRUPTED
     say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
-    code = report(rounds, plan, args, replay_command(command, seed), path)
+    code = report(rounds, plan, request, replay_command(run.command, seed), path)
     if was_interrupted:
         say("interrupted: what was measured until then is above")
         return EXIT_INTERRUPTED
     return code
 
 
-def _asked(args: argparse.Namespace) -> Settings:
+def _asked(request: Request) -> Settings:
     asked = Settings()
     return Settings(
-        delta=asked.delta if args.delta is None else args.delta / 100,
-        alpha=asked.alpha if args.alpha is None else args.alpha / 100,
+        delta=asked.delta if request.delta is None else request.delta,
+        alpha=asked.alpha if request.alpha is None else request.alpha,
     )
-
-
-def _create(path: Path, plan: Plan, command: str, head: Side, base: Side) -> receipts.Writer:
-    host = {
-        **provenance.host(plan.seed),
-        "base_git": provenance.revision(base.tree),
-        "head_git": provenance.revision(head.tree),
-        KIND: plan.to_json(),
-    }
-    return receipts.Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shlex
-import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from time import monotonic
 
@@ -21,11 +19,11 @@ from launcher.bench.duels.rota import Rota, choose_rings
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import what_is_broken
 from launcher.bench.judging.verdict import Settings
-from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
+from launcher.bench.measure.head import run_of
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.store import receipts
-from launcher.bench.store.receipts import Round, Run
+from launcher.bench.store.receipts import Round
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from launcher.words import say
@@ -100,9 +98,7 @@ def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
 def _record(rota: Rota, seconds: float) -> tuple[list[Round], bool]:
     """Run whole blocks for so many seconds; return the rounds, and whether somebody had enough before the end."""
     rounds: list[Round] = []
-    command = shlex.join(["launcher", *sys.argv[1:]])
-    run = Run(command, "doctor", provenance.host(rota.seed), datetime.now(UTC).isoformat(timespec="seconds"))
-    path = receipts.default_path("doctor")
+    path, run = receipts.default_path("doctor"), run_of("doctor", rota.seed)
     was_interrupted = False
     with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
         end_s, block = monotonic() + seconds, 0

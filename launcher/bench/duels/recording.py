@@ -10,25 +10,23 @@ and gone on with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from launcher.bench.duels.head import fields_of
 from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging import pairs
 from launcher.bench.judging.judge import what_is_broken
-from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case
+from launcher.bench.measure.head import fields_of, run_of
 from launcher.bench.show.rates import Target
 from launcher.bench.stats import quantiles, signed_rank
 from launcher.bench.store.packing import Nanoseconds
-from launcher.bench.store.receipts import OK, Receipts, ReceiptsError, Round, Run, Writer
+from launcher.bench.store.receipts import OK, Receipts, ReceiptsError, Round, Writer
 from shared.errors import LabError
 
 KIND = "calibration"
@@ -87,11 +85,10 @@ def choose_arms(case: Case, side: Side, seed: int, tell: Tell = tell_nobody) -> 
     return Arms(p50_ns, wakers, side.engine, dict(side.parameters), rota.rings, seed)
 
 
-def create(path: Path, case: Case, arms: Arms, command: str) -> Writer:
+def create(path: Path, case: Case, arms: Arms) -> Writer:
     """Begin a recording."""
-    held = {name: getattr(arms, name) for name in Arms.__slots__}
-    host = {**provenance.host(arms.seed), KIND: {"case": case.name, **held}}
-    return Writer.create(path, Run(command, KIND, host, datetime.now(UTC).isoformat(timespec="seconds")))
+    held = {"case": case.name, **asdict(arms)}
+    return Writer.create(path, run_of(KIND, arms.seed, "scripts/calibrate", **{KIND: held}))
 
 
 def arms_of(stored: Receipts) -> tuple[str, Arms]:
