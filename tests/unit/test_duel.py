@@ -374,6 +374,38 @@ def test_rings_that_are_far_apart_are_fewer() -> None:
     assert choose_rings(burst, [parse(burst, "process/select@burst=300", "python")]) == 900
 
 
+@pytest.mark.parametrize(
+    ("case", "text", "seconds", "rings"),
+    [
+        ("wake", "idle_us=200", 0.1, 1000),  # what a round takes beside its rings is not for the rings to save
+        ("wake", "idle_us=100000", 1000.0, 60),
+        ("wake", "idle_us=100000", 100.0, 60),
+        ("wake", "idle_us=100000", 60.0, 44),
+        ("wake", "idle_us=1000000,warmup=0", 100.0, 10),
+        ("burst", "idle_us=1000000,warmup=0", 100.0, 64),
+        ("burst", "idle_us=1000000,warmup=0,burst=4", 100.0, 40),
+        ("idle", "seconds=10", 100.0, 1),
+        ("start", "pin=free", 1.0, 10),
+    ],
+)
+def test_rings_that_are_far_apart_are_so_few_that_a_duel_fits_into_its_time(
+    case: str, text: str, seconds: float, rings: int
+) -> None:
+    side = parse(get(case), f"process/select@{text}", "python")
+    assert choose_rings(get(case), [side], duel.FEWEST_ROUNDS, seconds) == rings
+    gap_s = float(side.parameters.get("idle_us", 0)) / 1e6
+    bursts = (rings + int(side.parameters.get("warmup", 0))) / int(side.parameters.get("burst", 1))
+    assert duel.FEWEST_ROUNDS * bursts * gap_s <= max(seconds, 2)
+
+
+@pytest.mark.parametrize(("case", "text", "least_s"), [("wake", "idle_us=1000000", 227), ("idle", "seconds=20", 182)])
+def test_where_not_even_the_shortest_rounds_fit_it_says_what_they_take(case: str, text: str, least_s: int) -> None:
+    side = parse(get(case), f"process/select@{text}", "python")
+    with pytest.raises(UsageError, match=f"take {least_s} s, and there are 100: give it as many --seconds"):
+        choose_rings(get(case), [side], duel.FEWEST_ROUNDS, 100.0)
+    assert choose_rings(get(case), [side], duel.FEWEST_ROUNDS, float(least_s)) in (1, 5)
+
+
 # ---- Where GitHub shows it ----
 
 

@@ -30,6 +30,8 @@ KIND = "duel"
 DEFAULT_SECONDS = 100.0
 ENOUGH_RINGS = 12_000
 """Times may not end a duel before each arm was rung so often: one break lost in 10,000 is to come to light first."""
+FEWEST_ROUNDS = 3 + 6
+"""Each arm is tried out, and then there is a block."""
 SHARE = 0.95
 """Of the time that is left after trying out, what is planned: the rest is for what takes longer than it did."""
 

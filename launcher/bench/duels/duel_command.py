@@ -138,7 +138,8 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
     sides = [base, head, base.again()]
     if request.rings:
         expect_rings(request.rings, case, sides)
-    rota = Rota(case, sides, request.rings or choose_rings(case, sides), seed, request.patience_s)
+    rings = request.rings or choose_rings(case, sides, duel.FEWEST_ROUNDS, request.seconds)
+    rota = Rota(case, sides, rings, seed, request.patience_s)
     path = request.output or receipts.default_path(KIND)
     if path.exists():
         raise UsageError(f"{path} is there already; name another file, or remove it")

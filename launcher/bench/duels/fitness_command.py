@@ -58,8 +58,9 @@ def main(asked: Request) -> int:
         raise UsageError(f"case {case.name} has no times to speak of, and --aa says what times can tell: name another")
     side = parse(case, asked.waker or DEFAULT_WAKER, asked.engine or AUTO)
     sides = [side, side.again(), side.again().again()]
-    rota = Rota(case, sides, choose_rings(case, sides), random.randrange(1, 1 << 31))
     limit_s = asked.seconds or DEFAULT_SECONDS
+    rings = choose_rings(case, sides, 6 * FEWEST_BLOCKS, limit_s)
+    rota = Rota(case, sides, rings, random.randrange(1, 1 << 31))
     say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
     rounds, was_interrupted = _record(rota, limit_s)
     if broken := what_is_broken(rounds):

@@ -9,6 +9,7 @@ A block is drawn from the seed and its number alone: a rota that was stopped goe
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,11 @@ from shared.errors import CannotRunError, UsageError
 RINGS = 1000
 _ROUND_S = 0.5
 """What the rings of a round may take; rings that are far apart are fewer."""
-_FEWEST_RINGS = 60
+_FEWEST_RINGS, _LEAST_RINGS = 60, quantiles.samples_needed(0.5)
+"""Where there is time, and where there is none."""
 _STARTS = 10
+_START_S = 0.2
+"""What a round takes besides its rings, about."""
 
 Tell = Callable[[int, Side], object]
 """Is told of each round before it begins: the block and the arm."""
@@ -89,23 +93,42 @@ class Rota:
         return round_
 
 
-def choose_rings(case: Case, sides: Sequence[Side]) -> int:
-    """Return how many rings a round is to have: as many as are worth the start of its processes."""
+def choose_rings(case: Case, sides: Sequence[Side], rounds: int = 0, seconds: float = math.inf) -> int:
+    """Return how many rings a round is to have: as many as are worth the start of its processes.
+
+    Of rings that are far apart there are fewer, so that so many rounds fit into the time. Raises `UsageError` where not
+    even the shortest rounds would.
+    """
     if not case.is_rung:
         return _STARTS
-    if not case.is_timed:
-        return 1
-    gap_s = max(float(side.parameters.get("idle_us", CLOSED_US)) for side in sides) / 1e6
     burst = max(int(side.parameters.get("burst", 1)) for side in sides)
-    rings = max(_FEWEST_RINGS, min(RINGS, int(_ROUND_S / gap_s)))
-    return max(burst, rings // burst * burst)
+    gap_s = max(_gap_s(case, side) for side in sides)
+    if _FEWEST_RINGS * gap_s < _ROUND_S:
+        return max(burst, min(RINGS, int(_ROUND_S / gap_s)) // burst * burst)
+    warmup = max(math.ceil(int(side.parameters.get("warmup", 0)) / burst) for side in sides)
+
+    def took_s(bursts: int) -> float:
+        return rounds * (_START_S + (warmup + bursts) * gap_s)
+
+    least, most = (math.ceil(n / burst) for n in (_LEAST_RINGS, _FEWEST_RINGS)) if case.is_timed else (1, 1)
+    if took_s(least) > seconds:
+        raise UsageError(
+            f"rings are so far apart that {rounds} rounds, the fewest that say anything, "
+            f"take {math.ceil(took_s(least))} s, and there are {seconds:g}: give it as many --seconds, or wait for less"
+        )
+    return burst * next(bursts for bursts in range(most, 0, -1) if bursts == least or took_s(bursts) <= seconds)
+
+
+def _gap_s(case: Case, side: Side) -> float:
+    if not case.is_timed:
+        return float(side.parameters.get("seconds", 1.0))
+    return float(side.parameters.get("idle_us", CLOSED_US)) / 1e6
 
 
 def expect_rings(rings: int, case: Case, sides: Sequence[Side]) -> None:
     """Raise `UsageError` for too few rings to say anything of a round, or rings that are no whole bursts."""
-    fewest = quantiles.samples_needed(0.5)
-    if case.is_timed and rings < fewest:
-        raise UsageError(f"{rings} rings a round are too few to speak of a p50: give --rings {fewest} or more")
+    if case.is_timed and rings < _LEAST_RINGS:
+        raise UsageError(f"{rings} rings a round are too few to speak of a p50: give --rings {_LEAST_RINGS} or more")
     for side in sides:
         burst = int(side.parameters.get("burst", 1))
         if rings % burst:
