@@ -127,7 +127,9 @@ def test_each_thing_that_is_minded_has_a_remedy(
     assert words in finding.found
     assert remedy in finding.remedy
     assert doctor.main(is_json=False) == 0  # it costs precision or a Waker, and no more
-    assert f"WARN {check}: " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"WARN {check}: " in shown
+    assert shown.endswith("\nnext: launcher doctor --aa\n")
 
 
 def test_what_io_uring_costs_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +173,7 @@ def test_where_nothing_can_run_it_fails_and_says_why(
         engines_lack(monkeypatch, dict.fromkeys(engines.names(), "seccomp forbids it"))
     assert doctor.main(is_json=True) == 77
     *_, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert last["level"] == "FAIL"
+    assert (last["kind"], last["level"]) == ("finding", "FAIL")
     assert last["found"] == f"nothing can be measured: no {what} can run here (seccomp forbids it)"
     assert last["remedy"]
 

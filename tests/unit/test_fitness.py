@@ -156,7 +156,9 @@ def test_what_is_asked_for_is_measured_and_gone_on_with(
     run_aa(QUIET, monkeypatch)
     assert re.search(r"\nnext: launcher duel --against HEAD --seconds \d+\n$", capsys.readouterr().out)
     run_aa(WILD, monkeypatch)
-    assert capsys.readouterr().out.endswith("\nnext: launcher doctor\n")
+    shown = capsys.readouterr().out
+    assert shown.endswith("\nnext: launcher doctor\n")
+    assert shown.count("next: ") == 1
 
 
 def test_in_an_installed_package_the_next_command_is_a_duel_of_two_wakers(

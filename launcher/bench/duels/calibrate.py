@@ -69,10 +69,11 @@ def _run(args: argparse.Namespace) -> int:
     rows = [*_virtual(stored.rounds, args.duels), *real_duels.rows(duels_path)]
     if rows:
         print_rates(rows)
+    code = EXIT_BROKEN_RULE if broken else _conclude(rows)
     if was_interrupted:
         say("interrupted: what was recorded is kept")
-        return EXIT_INTERRUPTED
-    return EXIT_BROKEN_RULE if broken else _conclude(rows)
+        return code if broken else EXIT_INTERRUPTED
+    return code
 
 
 def _conclude(rows: Sequence[Row]) -> int:
