@@ -22,7 +22,7 @@ MORE = (
 
 
 def settled(*argv: str, options: Sequence[Option] = OPTIONS) -> argparse.Namespace:
-    parser = cli._Parser(prog="launcher run")
+    parser = cli.Parser(prog="launcher run")
     add_to(parser, options)
     return settle(parser.parse_args(argv), options)
 
