@@ -151,7 +151,7 @@ def doctor(args: argparse.Namespace) -> int:
     asked = fitness_command.Request(args.case, args.waker, args.engine, args.seconds, is_json=args.json)
     if not args.aa and asked != fitness_command.Request(is_json=args.json):
         raise UsageError("--seconds, --case, --waker and --engine are for --aa: without it nothing is measured")
-    code = doctor.main(is_json=args.json, is_all=not args.aa)
+    code = doctor.main(is_json=args.json)
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
     return fitness_command.main(asked) or code

@@ -54,8 +54,8 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def main(*, is_json: bool, is_all: bool = True) -> int:
-    """Print what is found as it is found, and what to do next where this is all; return the exit code."""
+def main(*, is_json: bool) -> int:
+    """Print what is found as it is found; return the exit code."""
     levels = set()
     for finding in examine():
         levels.add(finding.level)
@@ -63,11 +63,7 @@ def main(*, is_json: bool, is_all: bool = True) -> int:
             print(json.dumps({"kind": "finding", **finding._asdict()}), flush=True)
         else:
             _print(finding)
-    if FAIL in levels:
-        return EXIT_CANNOT_RUN_HERE
-    if is_all and not is_json:
-        print("next: launcher doctor --aa", flush=True)
-    return EXIT_FINE
+    return EXIT_CANNOT_RUN_HERE if FAIL in levels else EXIT_FINE
 
 
 def examine() -> Iterator[Finding]:

@@ -127,9 +127,7 @@ def test_each_thing_that_is_minded_has_a_remedy(
     assert words in finding.found
     assert remedy in finding.remedy
     assert doctor.main(is_json=False) == 0  # it costs precision or a Waker, and no more
-    shown = capsys.readouterr().out
-    assert f"WARN {check}: " in shown
-    assert shown.endswith("\nnext: launcher doctor --aa\n")
+    assert f"WARN {check}: " in capsys.readouterr().out
 
 
 def test_what_io_uring_costs_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
