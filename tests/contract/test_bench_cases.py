@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 import waker
-from launcher.bench.measure import namespace, rounds, yardstick
+from launcher.bench.measure import crew, namespace, rounds, yardstick
 from launcher.bench.measure.cases import CASES, DIRECT, Value, get
-from launcher.bench.measure.crew import ArmFailed
+from launcher.bench.measure.crew import HUNG, ArmFailed
 from launcher.bench.measure.ledger import INTENDED, Ledger
 from launcher.bench.measure.rounds import STOP, Plan, plan_rings, run_round
 from launcher.bench.measure.stimulus import UNDER_WAY
@@ -258,23 +263,24 @@ def test_a_break_that_is_dropped_is_a_ring_that_is_lost_by_its_number(name: str)
     skip_unless_it_runs(name, "python")
     # The first one: how many rings share a break depends on how busy the machine is.
     round_ = measure("wake", f"{name}+drop=1", warmup=0, patience_s=1.0)
-    assert round_.ended == "hung"
+    assert round_.ended == HUNG
     assert round_.lost_seqs == list(range(RINGS))
     assert (round_.counts["breaks"], round_.counts["taken"], round_.counts["broken_in_vain"]) == (1, 0, 1)
 
 
-def test_a_dropped_break_that_a_later_ring_makes_up_for_is_lost_all_the_same() -> None:
+def test_a_dropped_break_that_a_later_ring_makes_up_for_is_lost_by_its_number() -> None:
     skip_unless_it_runs("inline/sigio", "python")
     round_ = measure("wake", "inline/sigio+drop=4", warmup=0, idle_us=1000.0)
     counts = round_.counts
-    assert counts["broken_in_vain"] == counts["breaks"] // 4
-    if round_.ended == OK:  # else it was the last ring's, which nothing makes up for
-        assert (counts["unserved"], len(round_.lost_seqs)) == (0, counts["broken_in_vain"])
+    assert counts["broken_in_vain"] == counts["breaks"] // 4 == len(round_.lost_seqs) >= 1
+    assert counts["unserved"] == 0 or round_.ended == HUNG  # the last ring's, which nothing makes up for
+    if counts["coalesced"] + (counts["unserved"] > 0) == len(round_.lost_seqs):  # else some shared a wake by themselves
+        assert round_.lost_seqs == list(range(3, RINGS, 4))
 
 
 def test_a_fault_that_is_rare_is_counted_on_from_round_to_round() -> None:
     round_ = measure("churn", "thread/poll+drop=1000+ring-aware", breaks_before=999, patience_s=1.0)
-    assert round_.ended == "hung"
+    assert round_.ended == HUNG
     assert (round_.counts["breaks"], round_.counts["taken"]) == (1, 0)
 
 
@@ -284,7 +290,7 @@ def test_a_break_that_is_dropped_is_lost_with_a_real_device_too(case: str) -> No
         skip_unless_pinged()
     pace: dict[str, Value] = {"idle_us": 200.0} if case == "ping" else {}
     round_ = measure(case, "process/select+drop=1", warmup=0, patience_s=0.3, **pace)
-    assert round_.ended == "hung"
+    assert round_.ended == HUNG
     assert round_.lost_seqs == (list(range(RINGS)) if case == "ping" else [0])  # there is one read in flight
     assert (round_.counts["breaks"], round_.counts["taken"], round_.counts["broken_in_vain"]) == (1, 0, 1)
 
@@ -306,15 +312,102 @@ def test_an_arm_that_cannot_run_here_says_why() -> None:
         measure("fanin", "process/select", sources=1100)
 
 
-def test_an_arm_that_is_killed_is_a_round_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Doomed(rounds.Arm):
-        def wait_until_ready(self) -> tuple[list[str], list[int]]:
-            said = super().wait_until_ready()
-            os.kill(self.pid, signal.SIGKILL)
-            return said
+def test_more_files_than_may_be_open_are_refused_when_the_arm_starts() -> None:
+    script = (
+        "import resource, tests.contract.test_bench_cases as bench;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300));"
+        "print(bench.refusal('fanin', 'process/epoll', sources=400, active='one'));"
+        "print(bench.refusal('fanin', 'process/epoll', sources=400, active='all'))"
+    )
+    # Who may raise the hard limit does: so this is tried by somebody who may not.
+    may_not = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if os.geteuid() == 0 else []
+    argv = [*may_not, sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    active_one, active_all = done.stdout.splitlines()
+    assert "Too many open files" in active_one
+    assert active_all.startswith("400 sources need up to 1856 files, and no more than 300 may be open: raise the hard")
 
-    monkeypatch.setattr(rounds, "Arm", Doomed)
-    round_ = measure("wake", "process/select")
-    assert round_.ended == "died: it left with -9"
+
+def refusal(case: str, name: str, **settings: Value) -> str:
+    try:
+        measure(case, name, **settings)
+    except CannotRunError as reason:
+        return str(reason)
+    return "it ran"
+
+
+class Doomed(rounds.Arm):
+    """An arm to which something happens when it is ready, or when all is served."""
+
+    at, what = "ready", staticmethod(lambda pid: os.kill(pid, signal.SIGKILL))
+
+    def wait_until_ready(self) -> tuple[list[str], list[int]]:
+        said = super().wait_until_ready()
+        if self.at == "ready":
+            self.what(self.pid)
+        return said
+
+    def report(self, *, gives_up: bool) -> dict[str, Any]:
+        if self.at == "done":
+            self.what(self.pid)
+        return super().report(gives_up=gives_up)
+
+
+@pytest.fixture
+def doomed(monkeypatch: pytest.MonkeyPatch) -> type[Doomed]:
+    class Mine(Doomed):
+        pass
+
+    monkeypatch.setattr(rounds, "Arm", Mine)
+    for name in ("_REPORT_S", "_END_S"):
+        monkeypatch.setattr(crew, name, 0.2)
+    return Mine
+
+
+@pytest.mark.parametrize("case", ["wake", "start", "block", "vring"])
+def test_an_arm_that_is_killed_is_a_round_that_died(case: str, doomed: type[Doomed]) -> None:
+    round_ = measure(case, "process/select")
+    assert round_.ended == "died: it was killed by SIGKILL"
     assert round_.lost_seqs == []
     assert round_.counts["unserved"] >= 0
+
+
+def test_an_arm_that_dies_when_all_is_served_did_not_end_well(doomed: type[Doomed]) -> None:
+    doomed.at = "done"
+    round_ = measure("wake", "process/select")
+    assert round_.ended == "died: when all was served: it was killed by SIGKILL"
+    assert len(round_.latencies_ns) == RINGS
+
+
+@pytest.mark.parametrize("case", ["wake", "start", "block", "vring", "ping"])
+def test_an_arm_that_stands_still_is_given_up(case: str, doomed: type[Doomed]) -> None:
+    if case == "ping":
+        skip_unless_pinged()
+    doomed.what = staticmethod(lambda pid: os.kill(pid, signal.SIGSTOP))
+    assert measure(case, "process/select", patience_s=0.2).ended == HUNG
+
+
+def test_a_waker_that_died_and_was_replaced_is_said(doomed: type[Doomed]) -> None:
+    def kill_its_waker(pid: int) -> None:
+        (child,) = psutil.Process(pid).children()
+        child.kill()
+
+    doomed.what = staticmethod(kill_its_waker)
+    round_ = measure("wake", "process/select")
+    assert round_.ended == "died: its Waker (1 times)"
+    assert (round_.counts["replaced"], round_.lost_seqs) == (1, [])
+    assert "broken_in_vain" not in round_.counts  # nobody knows
+
+
+def test_a_ping_whose_answer_is_wrong_keeps_the_round(tmp_path: Path) -> None:
+    skip_unless_pinged()
+    for floor in ("launcher", "waker", "shared"):
+        shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
+    guest, send = tmp_path / "launcher/guests/pong.py", "network.send(number, len(frame))"
+    # The seventh answer gets another byte, and no checksum that would tell of it.
+    spoil = "if frame[42] == 7:\n  frame[40:42] = b'\\0\\0'\n  frame[50] = 1\n"
+    spoil = textwrap.indent(spoil + send, " " * 16).lstrip()
+    guest.write_text(guest.read_text().replace(send, spoil))
+    round_ = measure("ping", "thread/epoll", tree=tmp_path)
+    assert round_.ended == "died: the stimulus: ping: what came is not what was sent as number 7"
+    assert len(round_.latencies_ns) >= 1
