@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from shared.errors import CannotRunError, LabError, UsageError
 from shared.memory import GuestMemory
 from shared.vring_layout import VringLayout
 from tests.support.network import own_network
+from tests.support.sessions import ROOT
 
 MEMORY_SIZE, RINGS_ADDR = 0x200000, 0x1000
 RINGS = 20
@@ -206,6 +209,15 @@ def test_without_a_tap_there_is_no_ping_and_the_reason_is_a_sentence(
     monkeypatch.setattr(namespace, "_TUN", str(tmp_path / "tun"))
     with pytest.raises(CannotRunError, match=r"it needs a TAP, and .*/tun may not be opened here; load the module tun"):
         namespace.enter()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up single rights")
+def test_a_network_in_which_no_tap_can_be_made_is_none() -> None:
+    may_not = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    argv = [*may_not, sys.executable, "-S", "-P", "-m", "launcher.bench.measure.namespace"]
+    done = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "it needs a TAP, and none can be made here (Operation not permitted); run as root\n"
 
 
 def test_why_there_is_no_network_is_said_for_each_waker_and_only_of_this_case(monkeypatch: pytest.MonkeyPatch) -> None:
