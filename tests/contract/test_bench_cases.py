@@ -21,7 +21,7 @@ import waker
 from launcher.bench.measure import crew, namespace, rounds, yardstick
 from launcher.bench.measure.cases import CASES, DIRECT, Value, get
 from launcher.bench.measure.crew import HUNG, ArmFailed
-from launcher.bench.measure.ledger import INTENDED, Ledger
+from launcher.bench.measure.ledger import INTENDED, PUBLISHED, Ledger
 from launcher.bench.measure.rounds import STOP, Plan, plan_rings, run_round
 from launcher.bench.measure.stimulus import UNDER_WAY
 from launcher.bench.measure.usage import LAUNCHER, STIMULUS, WAKER
@@ -29,6 +29,7 @@ from launcher.bench.show.summary import summarise
 from launcher.bench.store.records import OK, SPAN, Round
 from shared.errors import CannotRunError
 from tests.support.sessions import ROOT, skip_unless_it_runs
+from tests.support.until import until
 
 RINGS, WARMUP = 30, 5
 WAKERS = ("fork/select", "thread/epoll", "process/poll", "inline/uring")
@@ -134,10 +135,15 @@ def test_all_sources_are_rung_in_turn() -> None:
     expect_all_served(measure("fanin", "process/epoll", sources=16, active="all"))
 
 
-def test_a_burst_shares_wakes() -> None:
-    round_ = measure("burst", "process/epoll", burst=15)
+def test_a_burst_that_comes_while_nobody_runs_shares_one_wake(doomed: type[Doomed]) -> None:
+    doomed.what = staticmethod(lambda pid: os.kill(pid, signal.SIGSTOP))
+    doomed.when_published = RINGS + 15
+    round_ = measure("burst", "thread/epoll", burst=15, idle_us=1.0)
     expect_all_served(round_)
     assert round_.counts["warmup"] == 15  # whole bursts
+    assert round_.counts["coalesced"] == RINGS + 15 - 1
+    # Each burst but the last was over before any of it was served.
+    assert round_.counts["late"] == 2
 
 
 @pytest.mark.parametrize("size", [1, 7, 200])
@@ -186,12 +192,47 @@ def test_reads_have_the_size_that_was_asked_for(size: int) -> None:
     expect_all_served(measure("block", "thread/poll", bytes=size, size_mib=1, depth=3))
 
 
-@pytest.mark.parametrize("how", ["same", "apart"])
-def test_all_can_be_pinned(how: str) -> None:
+@pytest.mark.parametrize(("how", "is_together"), [("same", True), ("apart", False)])
+@pytest.mark.parametrize("name", ["process/select", "thread/epoll"])
+def test_all_can_be_pinned(name: str, how: str, is_together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, set[int]]] = []
+
+    class Looks(rounds.Meter):
+        def stop(self) -> None:
+            for pid in (self._arm_pid, *(child.pid for child in psutil.Process(self._arm_pid).children())):
+                tids = [thread.id for thread in psutil.Process(pid).threads()]
+                seen.extend((pid, tid, os.sched_getaffinity(tid)) for tid in tids)
+            super().stop()
+
+    monkeypatch.setattr(rounds, "Meter", Looks)
     try:
-        expect_all_served(measure("wake", "process/select", pin=how))
+        expect_all_served(measure("wake", name, pin=how))
     except CannotRunError as reason:
         pytest.skip(str(reason))
+    assert all(len(cpus) == 1 for _, _, cpus in seen)
+    launchers = [cpus for _, tid, cpus in seen if tid == seen[0][0]]
+    others = [cpus for _, tid, cpus in seen if tid != seen[0][0]]
+    assert others
+    assert all((cpus == launchers[0]) == is_together for cpus in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "is_beside_the_launcher"),
+    [
+        ("process/select", "wake", True),
+        ("inline/uring", "wake", False),
+        (DIRECT, "wake", False),
+        ("c:direct", "wake", False),
+        ("c:process_select", "wake", True),
+        ("process/select", "wake-busy", False),
+    ],
+)
+def test_pinned_apart_the_stimulus_is_where_nobody_computes(
+    name: str, case: str, is_beside_the_launcher: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {2, 5})
+    plan = Plan(name, case, "python", name, {**get(case).defaults(), "pin": "apart"}, RINGS, 1)
+    assert rounds.place(plan) == (2, 5, 2 if is_beside_the_launcher else 5)
 
 
 def test_the_harness_alone_serves_every_ring() -> None:
@@ -233,8 +274,12 @@ def test_a_traced_round_follows_each_ring_from_stage_to_stage(name: str) -> None
     round_ = measure("wake", name, is_tracing=True, idle_us=2000.0)
     expect_all_served(round_)
     assert round_.trace_ns_per_stamp is not None
-    assert {"SEEN→BREAK", "BREAK→LEFT", "LEFT→READ", "READ→INTERRUPT"} <= set(round_.stages_ns)
-    assert all((times >= 0).all() for times in round_.stages_ns.values())
+    until_read = ["READY→SEEN", "SEEN→BREAK", "BREAK→LEFT", "LEFT→READ"]
+    assert {*until_read, "READ→INTERRUPT"} <= set(round_.stages_ns)
+    assert all(len(times) <= RINGS for times in round_.stages_ns.values())  # those of the warm-up are not among them
+    # What a ring's hops take is no more than what it took, which counts from when it was due.
+    if all(len(round_.stages_ns[hop]) == RINGS for hop in until_read):
+        assert (sum(round_.stages_ns[hop] for hop in until_read) <= round_.latencies_ns).all()
 
 
 def test_the_way_of_a_ring_that_the_guest_answers_ends_with_its_answer() -> None:
@@ -340,6 +385,13 @@ class Doomed(rounds.Arm):
     """An arm to which something happens when it is ready, or when all is served."""
 
     at, what = "ready", staticmethod(lambda pid: os.kill(pid, signal.SIGKILL))
+    when_published = 0  # so many rings are, it may go on
+
+    def wait_until_done(self, stimulus: Any, ledger: Ledger, patience_s: float) -> str:
+        if self.when_published:
+            until(lambda: ledger.words[PUBLISHED] == self.when_published, "not all was rung")
+            os.kill(self.pid, signal.SIGCONT)
+        return super().wait_until_done(stimulus, ledger, patience_s)
 
     def wait_until_ready(self) -> tuple[list[str], list[int]]:
         said = super().wait_until_ready()

@@ -112,9 +112,10 @@ def placement(pin: str, *, is_busy: bool) -> Placement | None:
     return Placement(cpus[0], cpus[1], cpus[2] if len(cpus) > 2 else cpus[is_busy])
 
 
-def _place(plan: Plan, case: Case) -> Placement | None:
+def place(plan: Plan) -> Placement | None:
+    """Return on which processors this round's processes are."""
     is_alone = plan.waker.startswith(("inline/", *_ALONE))
-    return placement(str(plan.parameters.get("pin", "free")), is_busy=case.guest == "spin" or is_alone)
+    return placement(str(plan.parameters.get("pin", "free")), is_busy=get(plan.case).guest == "spin" or is_alone)
 
 
 def run_round(plan: Plan) -> Round:
@@ -124,7 +125,7 @@ def run_round(plan: Plan) -> Round:
     """
     case = get(plan.case)
     started, began_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), monotonic_ns()
-    placed = _place(plan, case)
+    placed = place(plan)
     sources = int(plan.parameters.get("sources", 1))
     with ExitStack() as closing:
         closing.enter_context(enough_files(_FILES_BESIDES + _FILES_PER_SOURCE * sources, f"{sources} sources"))
