@@ -1,7 +1,7 @@
 """The cases: what is done to a Waker, what is counted, and what can be set.
 
 A case is a value, not a program: which Guest runs, which device the stimulus rings, how it rings, and which parameters
-matter. What rings and what serves are the same for all (stimulus.py, arm.py), so two cases differ in what they say.
+matter. What rings and what serves are the same for all (stimulus.py, runs.py), so two cases differ in what they say.
 """
 
 from __future__ import annotations
@@ -210,7 +210,16 @@ CASES: dict[str, Case] = {
             },
             is_open=False,
         ),
-        Case("start", "from nothing to a Waker that watches, and its end", device="start", is_rung=False),
+        Case(
+            "start",
+            "from nothing to a Waker that watches, and its end; what an inline one has made with the vCPU is not in it",
+            device="start",
+            # No "apart": a Waker that comes later comes where its Launcher is.
+            own={
+                "pin": Parameter("free", "processors: all on one, or as the scheduler likes", choices=("free", "same"))
+            },
+            is_rung=False,
+        ),
     )
 }
 

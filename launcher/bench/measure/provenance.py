@@ -22,6 +22,7 @@ _GIT_POINTS = frozenset(
         *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
     )
 )
+_TELLING = ("PYTHON", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _WHEELS = ("numpy", "psutil", "rich", "posix_ipc", "unicorn")
 
 
@@ -43,6 +44,7 @@ def host(seed: int, tree: Path = ROOT) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "python": f"{platform.python_implementation()} {platform.python_version()} ({platform.python_build()[1]})",
         "gil": has_gil(),
+        "environment": environment(),
         "versions": versions(),
         "cc": compiler_version(),
         "git": revision(tree),
@@ -70,6 +72,11 @@ class Ticks(NamedTuple):
     def steal_percent(self) -> float:
         """Return how much of the time the host gave to others."""
         return 100 * self.steal / max(1, self.all)
+
+    def counts(self) -> dict[str, int]:
+        """Return what a round tells of the machine: of all processors' time, what they worked, and what was stolen."""
+        tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
+        return {"busy_us": (self.all - self.idle - self.steal) * tick_us, "steal_us": self.steal * tick_us}
 
     def busy(self) -> float:
         """Return the share of the time in which processors were busy, 0 to 1."""
@@ -132,6 +139,11 @@ def governor() -> str:
 def has_gil() -> bool:
     """Whether this Python has the lock that lets one thread run at a time."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that change how Python runs or where memory comes from: what is measured inherits them."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)}
 
 
 def versions() -> dict[str, str]:
