@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from launcher.words import say
-from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
+from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, Unread, UsageError
 from shared.linux import is_open
 
 
@@ -35,10 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        _drop_unwritten_output()
-        return _say("standard output was closed before all was written", EXIT_ERROR)
+        unread = Unread()
+        return _say(str(unread), unread.exit_code)
     except OSError as error:
-        _drop_unwritten_output()
         return _say(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_ERROR)
     return code
 
@@ -51,6 +50,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _say(sentence: str, code: int) -> int:
+    _drop_unwritten_output()
     say(sentence)
     return code
 

@@ -31,6 +31,14 @@ class CannotRunError(LabError):
     exit_code = EXIT_CANNOT_RUN_HERE
 
 
+class Unread(LabError):  # noqa: N818 - an event
+    """Say that not all of the data found a reader; what was found decides the exit code all the same."""
+
+    def __init__(self, found: int = EXIT_FINE) -> None:
+        super().__init__("standard output was closed before all was written")
+        self.exit_code = found or EXIT_ERROR
+
+
 class BadAddress(LabError):  # noqa: N818 - the design's name
     """Refuse an address that a Guest or a peer gave and that is not Guest memory."""
 

@@ -21,7 +21,7 @@ from launcher.bench.measure.rounds import PATIENCE_S, placement
 from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_yardstick
 from launcher.bench.show.summary import Summary, front, summarise
 from launcher.bench.show.table import lost_remarks, next_command, print_table, remarks
-from launcher.bench.show.terminal import progress, terminated_as_interrupted
+from launcher.bench.show.terminal import printed, progress, terminated_as_interrupted
 from launcher.bench.store import receipts
 from launcher.bench.store.records import Round, Run
 from launcher.words import say, shown
@@ -235,19 +235,18 @@ def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], bo
 def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:
     """Print what the rounds come to; return the exit code that this means."""
     summaries = summarise(rounds)
-    if not any(summary.n for summary in summaries):
-        if rounds:
-            _print(case, summaries, is_json=is_json)
-        code = EXIT_NOTHING_MEASURED
-    else:
-        _print(case, summaries, is_json=is_json)
-        code = EXIT_FINE
     lost = lost_remarks(summaries, seed)
-    for sentence in lost:
+    for sentence in lost:  # before the table: whoever reads that may go after its first line
         say(sentence)
-    if not lost and any(summary.ended for summary in summaries):
+    code = EXIT_FINE if any(summary.n for summary in summaries) else EXIT_NOTHING_MEASURED
+    if any(summary.ended for summary in summaries):
         code = EXIT_ERROR
-    return EXIT_BROKEN_RULE if lost else code
+    if lost:
+        code = EXIT_BROKEN_RULE
+    if rounds:
+        with printed(code):
+            _print(case, summaries, is_json=is_json)
+    return code
 
 
 def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:

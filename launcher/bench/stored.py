@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launcher.bench.judging.compare import compare, to_line
 from launcher.bench.judging.verdict import Settings
+from launcher.bench.show.terminal import printed
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
 from launcher.words import say
@@ -20,11 +21,12 @@ def compare_files(args: argparse.Namespace) -> int:
     comparison = compare(base, head, Settings(delta=args.delta / 100), is_forced=args.force)
     for warning in comparison.warnings:
         say(warning)
-    if args.json:
-        print(to_line(comparison))
-        return comparison.exit_code
-    print_verdicts(comparison.verdicts)
-    print(asked(comparison.verdicts[0]))
+    with printed(comparison.exit_code):
+        if args.json:
+            print(to_line(comparison), flush=True)
+        else:
+            print_verdicts(comparison.verdicts)
+            print(asked(comparison.verdicts[0]), flush=True)
     return comparison.exit_code
 
 

@@ -23,7 +23,7 @@ from launcher.bench.judging.verdict import Outcome, Settings
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.measure.rounds import PATIENCE_S
-from launcher.bench.show.terminal import progress, terminated_as_interrupted
+from launcher.bench.show.terminal import printed, progress, terminated_as_interrupted
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.stats import quantiles
 from launcher.bench.store import receipts
@@ -64,17 +64,18 @@ def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: st
     """Judge, print the verdict and what to do next; return its exit code."""
     verdict = plan.judge(rounds)
     then = next_command(verdict, plan, replay, path)
-    if args.json:
-        line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
-        line |= {"receipts": str(path), "next": then}
-        print(json.dumps(line, allow_nan=False), flush=True)
-    else:
-        most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
-        print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
-        print_verdicts([verdict])
-        print(f"next: {then}", flush=True)
     if args.github or gate.is_wanted():
         gate.annotate(verdict, replay)
+    with printed(verdict.exit_code):
+        if args.json:
+            line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
+            line |= {"receipts": str(path), "next": then}
+            print(json.dumps(line, allow_nan=False), flush=True)
+        else:
+            most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
+            print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
+            print_verdicts([verdict])
+            print(f"next: {then}", flush=True)
     return verdict.exit_code
 
 
