@@ -30,10 +30,11 @@ from shared.errors import (
     EXIT_CANNOT_RUN_HERE,
     EXIT_ERROR,
     EXIT_FINE,
-    EXIT_INTERRUPTED,
     EXIT_NOTHING_MEASURED,
     CannotRunError,
+    Interrupted,
     UsageError,
+    worst,
 )
 
 _BUSY_PERCENT = 15.0
@@ -91,14 +92,15 @@ def main(request: Request) -> int:
         say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
     say(f"engine {', '.join(names)} ({reason}), {len(chosen.arms)} arms, {amount.rings} rings a round, seed {seed}")
     with writer:
-        rounds, was_interrupted = _measure(session, writer)
-    say(f"{len(rounds)} rounds are in {path}")
+        rounds, stopped = _measure(session, writer)
+    if not isinstance(stopped, receipts.NotWritten):
+        say(f"{len(rounds)} rounds are in {path}")
     for arm, why in (session.skipped | session.failed).items():
         say(f"{arm} {'is left out' if arm in session.skipped else 'FAILED'}: {why}")
     code = _show(case, rounds, seed, is_json=request.is_json)
-    if was_interrupted:
-        say("interrupted: what was measured until then is above")
-        return EXIT_INTERRUPTED
+    if stopped is not None:
+        say(f"{stopped}: {'what was measured until then is above' if rounds else 'nothing was measured'}")
+        return worst(code, stopped.exit_code)
     if not rounds and session.skipped and not session.failed:
         return EXIT_CANNOT_RUN_HERE
     return EXIT_ERROR if session.failed and code == EXIT_FINE else code
@@ -114,7 +116,9 @@ def show(path: Path, *, is_json: bool) -> int:
     cases = dict.fromkeys(round_.case for round_ in stored.rounds)
     held = stored.run.host.get("seed")
     seed = held if type(held) is int else 0  # a foreign file's may be anything
-    return max(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
+    return worst(
+        *(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
+    )
 
 
 def choose_arms(
@@ -219,17 +223,19 @@ def _choose_engines(case: Case, wanted: Sequence[str]) -> tuple[list[str], str]:
     return names, choices[0].reason if len(names) == 1 else "asked for"
 
 
-def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], bool]:
-    """Run the session, each round written as it comes; return them, and whether somebody had enough before the end."""
+def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
+    """Run the session, each round written as it comes; return them, and what ended it before its end."""
     rounds: list[Round] = []
     with progress() as tell, terminated_as_interrupted():
         try:
             for round_ in session.run(lambda block, arm: tell(f"block {block + 1}: {arm.name}")):
-                writer.write(round_)
                 rounds.append(round_)
+                writer.write(round_)
         except KeyboardInterrupt:
-            return rounds, True
-    return rounds, False
+            return rounds, Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            return rounds, reason
+    return rounds, None
 
 
 def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from launcher.bench.measure.cases import CASES
 from launcher.bench.store import receipts
 from tests.support.sessions import (
     LAUNCHER,
+    PATIENCE_S,
     environment,
     only_sentence,
     run_launcher,
@@ -109,6 +111,16 @@ def test_stopped_on_a_terminal_it_prints_what_was_measured(env: dict[str, str], 
         assert b'"kind": "arm"' in at.shown
         assert b"interrupted" in at.said
     assert len(stored(env).rounds) >= 3
+
+
+def test_what_was_lost_before_somebody_had_enough_is_lost(env: dict[str, str]) -> None:
+    args = ("bench", "--engine=python", "--waker=process/select+drop=1", "--samples=2000000", "--patience=0.1")
+    with session(*args, env=env | {"CC": "/no/such/cc"}) as at:
+        until(lambda: receipts_lines(env) > 3, "no rounds")
+        at.type(b"\x03")
+        assert at.finish() == 4
+        assert b"LOST: process/select+drop=1: ring " in at.said
+        assert at.said.endswith(b"launcher: interrupted: what was measured until then is above\n")
 
 
 def receipts_lines(env: dict[str, str]) -> int:
@@ -250,3 +262,48 @@ def test_the_doctor_speaks_to_people_too() -> None:
     assert done.returncode == 0
     assert b"PASS engine python: " in done.stdout
     assert b"\x1b" not in done.stdout
+
+
+# ---- A disk that is full ----
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> list[str]:
+    """Give what, put before a command, gives it a disk of two pages at `tmp_path`/disk; or skip."""
+    (tmp_path / "disk").mkdir()
+    mount = f'mount -t tmpfs -o size=8k none {tmp_path}/disk && exec "$@"'
+    prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    try:
+        probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)
+    except OSError:
+        pytest.skip("unshare is not installed")
+    if probe.returncode:
+        pytest.skip(f"no mount of its own for a test: {probe.stderr.decode().strip()}")
+    return prefix
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "row"),
+    [
+        (("bench", "--waker=thread/poll", "--samples=5000"), 1, b"thread/poll "),
+        (("bench", "--waker=process/select+drop=1", "--samples=5000", "--patience=0.2"), 4, b"process/select+drop=1 "),
+        (("duel", "process/select", "thread/poll", "--rings=500", "--seconds=60"), 1, b"thread/poll against "),
+    ],
+    ids=["bench", "lost", "duel"],
+)
+def test_a_full_disk_ends_it_and_throws_nothing_away(
+    args: Sequence[str], code: int, row: bytes, small_disk: Sequence[str], env: dict[str, str], tmp_path: Path
+) -> None:
+    path = f"{tmp_path}/disk/rounds.jsonl"
+    done = subprocess.run(
+        [*small_disk, *LAUNCHER, *args, "--engine=python", "-o", path],
+        env=env | {"CC": "/no/such/cc"},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert row in done.stdout
+    last = f"launcher: {path}: No space left on device (make room, or write elsewhere with -o): what was measured "
+    assert done.stderr.decode().splitlines()[-1].startswith(last)
+    assert b"Traceback" not in done.stderr

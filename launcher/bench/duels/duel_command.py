@@ -31,7 +31,7 @@ from launcher.bench.store.receipts import Round, Run
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from launcher.words import say
-from shared.errors import EXIT_INTERRUPTED, UsageError
+from shared.errors import Interrupted, UsageError, worst
 
 
 def main(args: argparse.Namespace) -> int:
@@ -153,7 +153,7 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
     rounds: list[Round] = []
     plan: Plan | None = None
-    was_interrupted = False
+    stopped: Interrupted | receipts.NotWritten | None = None
     with progress() as tell:
         try:
             plan = duel.begin(
@@ -164,8 +164,8 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                     writer.write(round_)
 
                 def keep(round_: Round) -> None:
-                    writer.write(round_)
                     rounds.append(round_)
+                    writer.write(round_)
 
                 def show_where(block: int, side: Side) -> None:
                     tell(f"block {block + 1} of at most {blocks}: {side.name}")
@@ -174,19 +174,23 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                 if not rounds:
                     duel.fight(rota, plan, keep, began_s + seconds, show_where)
         except KeyboardInterrupt:
-            was_interrupted = True
+            stopped = Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            stopped = reason
         except duel.DoesNotStart:
             if rounds:
                 say(f"the {len(rounds)} rounds before are in {path}")
             raise
-    if plan is None or not rounds:
-        say("interrupted: nothing was measured")
-        return EXIT_INTERRUPTED
-    say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
+    if stopped is not None and (plan is None or not rounds):
+        say(f"{stopped}: nothing was measured")
+        return stopped.exit_code
+    assert plan is not None  # else it was stopped
+    if not isinstance(stopped, receipts.NotWritten):
+        say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
     code = report(rounds, plan, args, replay_command(command, seed), path)
-    if was_interrupted:
-        say("interrupted: what was measured until then is above")
-        return EXIT_INTERRUPTED
+    if stopped is not None:
+        say(f"{stopped}: what was measured until then is above")
+        return worst(code, stopped.exit_code)
     return code
 
 

@@ -40,6 +40,7 @@ from shared.errors import EXIT_NOTHING_MEASURED, LabError
 __all__ = [
     "OK",
     "Nanoseconds",
+    "NotWritten",
     "NothingMeasured",
     "Receipts",
     "ReceiptsError",
@@ -75,6 +76,10 @@ class Receipts:
     def arms(self) -> list[str]:
         """Return the arms there are, in order of their first round."""
         return list(dict.fromkeys(round_.arm for round_ in self.rounds))
+
+
+class NotWritten(ReceiptsError):  # noqa: N818 - an event
+    """Say that a receipt could not be written: the disk is full. What is in the file stays readable."""
 
 
 class Writer:
@@ -123,8 +128,11 @@ class Writer:
         # Without NaN, which is not JSON: other languages would refuse the line.
         text = json.dumps({"schema": SCHEMA, "kind": kind, kind: value}, separators=(",", ":"), allow_nan=False)
         line = text.encode() + b"\n"
-        while line:  # one write, unless the disk is full or a signal falls into it
-            line = line[os.write(self._fd, line) :]
+        try:
+            while line:  # one write, unless the disk is full or a signal falls into it
+                line = line[os.write(self._fd, line) :]
+        except OSError as error:
+            raise NotWritten(f"{self.path}: {error.strerror} (make room, or write elsewhere with -o)") from error
 
 
 def default_folder() -> Path:
