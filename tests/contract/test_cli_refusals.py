@@ -238,9 +238,10 @@ def run_as_nobody(
     )
 
 
-def test_kvm_that_is_not_allowed_is_refused_when_it_was_asked_for() -> None:
-    done = run_as_nobody("run", "--engine", "kvm")
-    assert done.returncode == 1
+@pytest.mark.parametrize("args", [("run",), ("bench",), ("duel", "thread/select", "thread/poll")])
+def test_kvm_that_is_not_allowed_is_refused_when_it_was_asked_for(args: Sequence[str]) -> None:
+    done = run_as_nobody(*args, "--engine", "kvm")
+    assert (done.returncode, done.stdout) == (77, b"")
     sentence = only_sentence(done.stderr)
     assert sentence.startswith("engine 'kvm' cannot run here: not allowed: open /dev/kvm: Permission denied")
 
