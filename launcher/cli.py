@@ -200,6 +200,9 @@ def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:
     compare.add_argument(
         "--delta", type=_percent, default=3.0, metavar="PERCENT", help="what is too small to matter (default: 3)"
     )
+    compare.add_argument(
+        "--alpha", type=_percent, default=1.0, metavar="PERCENT", help="how often a false alarm may be (default: 1)"
+    )
     compare.add_argument("--force", action="store_true", help="also where the machines differ")
     compare.add_argument("--json", action="store_true", help="as JSON Lines")
     compare.set_defaults(command=commands.compare)

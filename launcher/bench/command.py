@@ -19,8 +19,9 @@ from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.cases import Case, Value, get
 from launcher.bench.measure.rounds import PATIENCE_S, placement
 from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_yardstick
+from launcher.bench.show.next import after_bench
 from launcher.bench.show.summary import Summary, front, summarise
-from launcher.bench.show.table import lost_remarks, next_command, print_table, remarks
+from launcher.bench.show.table import lost_remarks, print_table, remarks
 from launcher.bench.show.terminal import printed, progress, terminated_as_interrupted
 from launcher.bench.store import receipts
 from launcher.bench.store.records import Round, Run
@@ -259,13 +260,13 @@ def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:
     if is_json:
         for summary in summaries:
             print(json.dumps({"kind": "arm", "case": case.name, **summary.to_json()}, allow_nan=False))
-        last = {"kind": "bench", "front": [one.arm for one in front(summaries)], "next": next_command(case, summaries)}
+        last = {"kind": "bench", "front": [one.arm for one in front(summaries)], "next": after_bench(case, summaries)}
         print(json.dumps(last), flush=True)
         return
     print_table(case, summaries)
     for sentence in remarks(case, summaries):
         print(shown(sentence))
-    print(f"next: {next_command(case, summaries)}", flush=True)
+    print(f"next: {after_bench(case, summaries)}", flush=True)
 
 
 def _now() -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from launcher.bench.judging.compare import compare, to_line
+from launcher.bench.judging.compare import compare
 from launcher.bench.judging.verdict import Settings
+from launcher.bench.show.next import after_compare
 from launcher.bench.show.terminal import printed
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
@@ -18,15 +20,21 @@ from shared.errors import EXIT_FINE
 def compare_files(args: argparse.Namespace) -> int:
     """Compare two files and return the exit code of the verdict."""
     base, head = receipts.read(Path(args.base)), receipts.read(Path(args.head))
-    comparison = compare(base, head, Settings(delta=args.delta / 100), is_forced=args.force)
+    settings = Settings(delta=args.delta / 100, alpha=args.alpha / 100)
+    comparison = compare(base, head, settings, is_forced=args.force)
     for warning in comparison.warnings:
         say(warning)
+    worst, among = comparison.worst, len(comparison.verdicts)
+    then = after_compare(worst.outcome, head.of_arm(worst.head)[0], base.run.host.get("git"), args.head)
     with printed(comparison.exit_code):
         if args.json:
-            print(to_line(comparison), flush=True)
+            print(json.dumps(comparison.to_json() | {"next": then}, allow_nan=False))
         else:
             print_verdicts(comparison.verdicts)
-            print(asked(comparison.verdicts[0]), flush=True)
+            print(asked(settings) + (f"; {among} arms share alpha" if among > 1 else ""))
+            if among > 1:
+                print(f"the worst decides: {worst.head}: {worst.outcome}")
+            print(f"next: {then}")
     return comparison.exit_code
 
 

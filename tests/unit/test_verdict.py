@@ -263,7 +263,7 @@ def test_a_verdict_is_printed_with_what_was_asked_of_it(capsys: pytest.CaptureFi
     rounds += [round_at("[red]B", block, math.log(1.2), usage=usage, n=200) for block in range(20)]
     verdict = judge(rounds, "A", "[red]B")
     print_verdicts([verdict])
-    print(asked(verdict))
+    print(asked(verdict.settings))
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[1].split()[:6] == ["A", "[red]B", "p50", "20", "+20.0", "%"]

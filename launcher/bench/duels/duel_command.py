@@ -73,7 +73,7 @@ def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: st
             print(json.dumps(line, allow_nan=False), flush=True)
         else:
             most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
-            print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
+            print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict.settings)}")
             print_verdicts([verdict])
             print(f"next: {then}", flush=True)
     return verdict.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -71,45 +70,6 @@ def lost_remarks(summaries: Sequence[Summary], run_seed: int) -> list[str]:
                 f"to replay the run, say --seed {run_seed}"
             )
     return said
-
-
-def next_command(case: Case, summaries: Sequence[Summary]) -> str:
-    """Return the command that says more than this one did."""
-    wakers = [summary for summary in summaries if summary.is_waker]
-    engine = f" --engine {wakers[0].engine}" if wakers else ""
-    lost = next((summary for summary in wakers if summary.lost), None)
-    if lost is not None:
-        return shlex.join(["launcher", "check", "--waker", lost.waker, "--engine", lost.engine])
-    best = next((summary for summary in wakers if summary.is_sound), None)
-    if best is not None and case.is_timed and (duel := _duel(case, best, wakers)):
-        return duel
-    other = "wake-busy" if case.name == "wake" else "wake"
-    return f"launcher bench --case {other}{engine}"
-
-
-def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
-    """Return the duel of the best with the next one under its conditions; else with itself under others."""
-    others = [one for one in wakers if one.is_sound and one is not best]
-    rival = next((one for one in others if one.is_comparable_with(best)), None)
-    if rival is None:
-        rival = next((one for one in others if one.waker == best.waker and one.engine == best.engine), None)
-    if rival is None or rival.parameters.keys() != best.parameters.keys():
-        return None
-    defaults, ours, theirs = case.defaults(), best.parameters, rival.parameters
-    differing = [name for name in ours if ours[name] != theirs[name]]
-    sides = [
-        "@".join(filter(None, [one.waker, ",".join(_setting(name, one.parameters[name]) for name in differing)]))
-        for one in (best, rival)
-    ]
-    command = ["launcher", "duel", *sides, "--case", case.name, "--engine", best.engine]
-    for name, value in ours.items():
-        if name not in differing and value != defaults.get(name):
-            command += ["--set", _setting(name, value)]
-    return shlex.join(command)
-
-
-def _setting(name: str, value: int | float | str) -> str:
-    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Measure]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from launcher.bench.judging.judge import BROKEN, Verdict
-from launcher.bench.judging.verdict import Outcome, QuantileVerdict, percent
+from launcher.bench.judging.verdict import Outcome, QuantileVerdict, Settings, percent
 from launcher.tables import Column, console, print_columns
 
 _STYLES = {
@@ -39,8 +39,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         for count in verdict.counts:
             if count.outcome in ("more", "fewer"):
-                shown = f"{count.base:,.3g} → {count.head:,.3g} {count.unit}"
-                out.print(f"{verdict.head}: {count.outcome} {count.name}: {shown}", markup=False)
+                out.print(f"{verdict.head}: {count.outcome} {count.name}: {count.change}", markup=False)
         for sentence in verdict.broken[:_SHOWN_BROKEN]:
             out.print(f"broken: {sentence}", markup=False, style=_STYLES[BROKEN])
         if len(verdict.broken) > _SHOWN_BROKEN:
@@ -51,9 +50,8 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         out.print(Text(f"{verdict.head} against {verdict.base}: ") + text)
 
 
-def asked(verdict: Verdict) -> str:
-    """Return what the verdict was asked to keep, for the line below the table."""
-    settings = verdict.settings
+def asked(settings: Settings) -> str:
+    """Return what a verdict was asked to keep, for the line below the table."""
     return (
         f"alpha {100 * settings.alpha:.3g} % to see a difference where there is none, "
         f"beta {100 * settings.beta:g} % to miss one of delta = {100 * settings.delta:g} %; "
