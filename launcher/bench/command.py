@@ -84,10 +84,7 @@ def main(request: Request) -> int:
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
     run = Run(shlex.join(["launcher", *sys.argv[1:]]), "bench", provenance.host(seed), _now())
     path = request.output or receipts.default_path("bench")
-    try:
-        writer = receipts.Writer.create(path, run)
-    except FileExistsError:
-        raise UsageError(f"{path} is there already; name another file, or remove it") from None
+    writer = receipts.Writer.create(path, run)
     say(f"case {case.name}: {case.measures}")
     if (busy := provenance.busy_percent()) > _BUSY_PERCENT:
         say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")

@@ -14,7 +14,7 @@ from launcher.bench.show.terminal import printed
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
 from launcher.words import say
-from shared.errors import EXIT_FINE
+from shared.errors import EXIT_FINE, UsageError
 
 
 def compare_files(args: argparse.Namespace) -> int:
@@ -47,6 +47,11 @@ def export_file(args: argparse.Namespace) -> int:
     if args.output is None:
         sys.stdout.write(text)
     else:
-        # As it is: a CSV file has its own ends of line.
-        Path(args.output).write_text(text, encoding="utf-8", newline="")
+        path = Path(args.output)
+        receipts.expect_new(path)
+        try:
+            # As it is: a CSV file has its own ends of line.
+            path.write_text(text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     return EXIT_FINE

@@ -163,6 +163,17 @@ def test_an_export_goes_to_a_file_as_it_is(base: str, tmp_path: Path, capsys: py
     assert to.read_bytes().count(b"\r\n") == 31
 
 
+def test_an_export_takes_nothing_away(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(base).read_bytes()
+    for taken in (base, str(tmp_path)):
+        assert main(["export", base, "--format", "csv", "-o", taken]) == 1
+        assert capsys.readouterr() == ("", f"launcher: {taken} is there already; name another file, or remove it\n")
+    assert Path(base).read_bytes() == before
+    assert main(["export", base, "--format", "csv", "-o", "/dev/full"]) == 1
+    assert capsys.readouterr() == ("", "launcher: /dev/full cannot be written: No space left on device\n")
+    assert main(["export", base, "--format", "csv", "-o", "/dev/null"]) == 0
+
+
 def test_a_format_that_there_is_not_is_named(base: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", base, "--format", "xml"]) == 1
     assert "no format 'xml' (there is benchfmt, csv, github, pyperf)" in capsys.readouterr().err

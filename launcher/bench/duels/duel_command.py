@@ -147,8 +147,7 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
     rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS
     path = Path(args.output) if args.output else receipts.default_path(KIND)
-    if path.exists():
-        raise UsageError(f"{path} is there already; name another file, or remove it")
+    receipts.expect_new(path)
     command = shlex.join(["launcher", *sys.argv[1:]])
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
     rounds: list[Round] = []
