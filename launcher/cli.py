@@ -10,6 +10,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Any
 
 from launcher.words import say
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, Unread, UsageError
@@ -19,6 +21,10 @@ from shared.linux import is_open
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the exit code that means so."""
 
+    def __init__(self, **options: Any) -> None:
+        # No half of an option's name: what was typed is kept beside what was measured, and taken apart to replay it.
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(f"{message} (see {self.prog} --help)")
 
@@ -26,6 +32,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the main thread only."""
     _fill_standard_files()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may have no arrow, and numbers all the same
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.command(args)

@@ -165,7 +165,17 @@ def test_check_refuses_names_before_it_checks_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["fly"], ["run", "--fast"], ["list", "wakers", "more"], ["list"], ["list", "wings"], ["run", "-x"]]
+    "args",
+    [
+        [],
+        ["fly"],
+        ["run", "--fast"],
+        ["list", "wakers", "more"],
+        ["list"],
+        ["list", "wings"],
+        ["run", "-x"],
+        ["bench", "--out=x"],
+    ],
 )
 def test_a_command_or_option_that_is_not_known(args: Sequence[str]) -> None:
     assert "--help)" in refused(*args)

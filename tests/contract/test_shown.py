@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(folder / "lost.jsonl", [*fine, lost], bench)
     plan = Plan(LONG, f"{LONG},payload=8", f"{LONG}'", "wake", blocks=20, rings=400, seed=7, delta=0.03, alpha=0.01)
     rounds = duel({plan.base: 0.0, plan.head: 0.1, plan.control: 0.0}, blocks=20)
+    twice = {"sent": 400, "served": 400, "breaks": 800}
+    rounds = [replace(round_, counts=twice) if round_.arm == plan.head else round_ for round_ in rounds]
     store(folder / "duel.jsonl", rounds, Run("launcher duel A B", "duel", {"duel": plan.to_json()}))
     return folder
 
@@ -130,3 +134,13 @@ def test_names_of_any_length_cost_no_number(folder: Path, columns: int | None) -
     assert " % .. +" in row
     assert row.strip().endswith(" regressed")
     assert "…" not in shown.decode()
+
+
+@pytest.mark.parametrize("args", [("duel", "--show", "duel.jsonl"), ("export", "bench.jsonl", "--format", "github")])
+def test_what_the_locale_cannot_say_is_shown_by_its_number(args: Sequence[str], folder: Path) -> None:
+    done = run_launcher(*args, env=environment(PYTHONIOENCODING="ascii"), cwd=folder)
+    assert (done.returncode, done.stderr) == (2 if args[0] == "duel" else 0, b"")
+    if args[0] == "duel":
+        assert b"more breaks: 1 \\u2192 2 per wake" in done.stdout
+    else:
+        assert json.loads(done.stdout)[0]["range"].startswith("\u00b1 ")
