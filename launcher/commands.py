@@ -82,25 +82,26 @@ def bench(args: argparse.Namespace) -> int:
     """Measure Wakers; see launcher/bench/command.py."""
     from launcher.bench import command
     from launcher.bench.measure.rounds import PATIENCE_S
+    from launcher.bench.show.terminal import terminated_as_interrupted
 
     if args.show is not None:
         return command.show(Path(args.show), is_json=args.json)
     settings = [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
-    return command.main(
-        command.Request(
-            case=args.case,
-            wakers=args.waker or (),
-            engines=args.engine or (),
-            settings=settings,
-            samples=args.samples,
-            seconds=args.seconds,
-            seed=args.seed,
-            patience_s=args.patience or PATIENCE_S,
-            is_tracing=args.stages,
-            is_json=args.json,
-            output=None if args.output is None else Path(args.output),
-        )
+    request = command.Request(
+        case=args.case,
+        wakers=args.waker or (),
+        engines=args.engine or (),
+        settings=settings,
+        samples=args.samples,
+        seconds=args.seconds,
+        seed=args.seed,
+        patience_s=args.patience or PATIENCE_S,
+        is_tracing=args.stages,
+        is_json=args.json,
+        output=None if args.output is None else Path(args.output),
     )
+    with terminated_as_interrupted():
+        return command.main(request)
 
 
 def duel(args: argparse.Namespace) -> int:
@@ -128,10 +129,12 @@ def doctor(args: argparse.Namespace) -> int:
     """Look this machine over; see launcher/bench/doctor.py."""
     from launcher.bench import doctor
     from launcher.bench.duels import fitness
+    from launcher.bench.show.terminal import terminated_as_interrupted
 
     if args.seconds is not None and not args.aa:
         raise UsageError("--seconds is for --aa: without it a look takes a second")
-    code = doctor.main(is_json=args.json)
+    with terminated_as_interrupted():
+        code = doctor.main(is_json=args.json)
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
     return fitness.main(seconds=args.seconds, is_json=args.json) or code

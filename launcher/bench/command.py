@@ -22,7 +22,7 @@ from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_y
 from launcher.bench.show.next import after_bench
 from launcher.bench.show.summary import Summary, front, summarise
 from launcher.bench.show.table import lost_remarks, print_table, remarks
-from launcher.bench.show.terminal import printed, progress, terminated_as_interrupted
+from launcher.bench.show.terminal import printed, progress
 from launcher.bench.store import receipts
 from launcher.bench.store.records import Round, Run
 from launcher.words import say, shown
@@ -224,7 +224,7 @@ def _choose_engines(case: Case, wanted: Sequence[str]) -> tuple[list[str], str]:
 def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
     """Run the session, each round written as it comes; return them, and what ended it before its end."""
     rounds: list[Round] = []
-    with progress() as tell, terminated_as_interrupted():
+    with progress() as tell:
         try:
             for round_ in session.run(lambda block, arm: tell(f"block {block + 1}: {arm.name}")):
                 rounds.append(round_)

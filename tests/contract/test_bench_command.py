@@ -123,6 +123,20 @@ def test_what_was_lost_before_somebody_had_enough_is_lost(env: dict[str, str]) -
         assert at.said.endswith(b"launcher: interrupted: what was measured until then is above\n")
 
 
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_before_or_after_it_measures_it_is_interrupted_as_well(
+    env: dict[str, str], signo: signal.Signals, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "cc"  # is asked for the yardstick, before there is anything to measure
+    compiler.write_text(f"#!/bin/sh\nkill -{signo.value} $PPID; exec sleep {PATIENCE_S}\n")
+    compiler.chmod(0o755)
+    here = env | {"CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for args in (QUICK, ("doctor",)):
+        done = run_launcher(*args, env=here)
+        assert done.returncode == 130, args
+        assert only_sentence(done.stderr) == "interrupted"
+
+
 def receipts_lines(env: dict[str, str]) -> int:
     folder = Path(env["XDG_STATE_HOME"]) / "lguest-launcher" / "receipts"
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
