@@ -85,6 +85,7 @@ def bench(args: argparse.Namespace) -> int:
     from launcher.bench.show.terminal import terminated_as_interrupted
 
     if args.show is not None:
+        _expect_alone(args)
         return command.show(Path(args.show), is_json=args.json)
     settings = [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
     request = command.Request(
@@ -108,6 +109,8 @@ def duel(args: argparse.Namespace) -> int:
     """Judge two arms against each other; see launcher/bench/duels/duel.py."""
     from launcher.bench.duels import duel_command
 
+    if args.show is not None:
+        _expect_alone(args, "delta", "alpha", "github")
     return duel_command.main(args)
 
 
@@ -138,6 +141,14 @@ def doctor(args: argparse.Namespace) -> int:
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
     return fitness.main(seconds=args.seconds, is_json=args.json) or code
+
+
+def _expect_alone(args: argparse.Namespace, *beside: str) -> None:
+    """Raise `UsageError` for what `--show` would leave unheeded: it measures nothing."""
+    heeded = {"command", "show", "json", *beside}
+    unsaid: tuple[object, ...] = (None, False, [], "wake")  # which is the default of --case
+    if given := [name for name, value in vars(args).items() if name not in heeded and value not in unsaid]:
+        raise UsageError(f"--show prints what was measured: it has no use for {', '.join(given)}; leave that away")
 
 
 def _wakers() -> list[dict[str, object]]:

@@ -79,7 +79,7 @@ def main(request: Request) -> int:
             say(f"{arm} is left out: {why_not}")
     if is_vain:
         raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(reasons)[:400]}")
-    seed = random.randrange(1 << 31) if request.seed is None else request.seed
+    seed = random.randrange(1, 1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
     run = Run(shlex.join(["launcher", *sys.argv[1:]]), "bench", provenance.host(seed), _now())
@@ -113,7 +113,7 @@ def show(path: Path, *, is_json: bool) -> int:
         raise receipts.NothingMeasured(f"{path} holds a run and no round of it: nothing was measured")
     cases = dict.fromkeys(round_.case for round_ in stored.rounds)
     held = stored.run.host.get("seed")
-    seed = held if type(held) is int else 0  # a foreign file's may be anything
+    seed = held if type(held) is int and held > 0 else None  # a foreign file's may be anything
     return worst(
         *(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
     )
@@ -156,7 +156,9 @@ def parse_settings(case: Case, texts: Sequence[str]) -> dict[str, list[Value]]:
         name, equals, values = text.partition("=")
         if not equals:
             raise UsageError(f"setting '{text}' is not NAME=VALUE; case {case.name} has {', '.join(case.parameters)}")
-        settings[name] = [case.parse(name, value) for value in values.split(",")]
+        if name in settings:
+            raise UsageError(f"parameter '{name}' is set twice; to vary it, say {name}=VALUE,VALUE")
+        settings[name] = list(dict.fromkeys(case.parse(name, value) for value in values.split(",")))
     for pin in settings.get("pin", []):
         placement(str(pin), is_busy=False)  # say now that there are not enough processors
     return settings
@@ -236,7 +238,7 @@ def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], In
     return rounds, None
 
 
-def _show(case: Case, rounds: Sequence[Round], seed: int, *, is_json: bool) -> int:
+def _show(case: Case, rounds: Sequence[Round], seed: int | None, *, is_json: bool) -> int:
     """Print what the rounds come to; return the exit code that this means."""
     summaries = summarise(rounds)
     lost = lost_remarks(summaries, seed)

@@ -71,7 +71,7 @@ def env_folder(env: dict[str, str]) -> Path:
 
 
 def test_json_is_an_object_for_each_arm_and_one_at_the_end(env: dict[str, str]) -> None:
-    done = run_launcher(*QUICK, "--waker=thread/poll", "--set=idle_us=100,300", "--json", env=env)
+    done = run_launcher(*QUICK, "--waker=thread/poll", "--set=idle_us=100,300,100", "--json", env=env)
     *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
     named = [arm for arm in arms if arm["waker"] == "thread/poll"]
     assert sorted(arm["arm"] for arm in named) == ["thread/poll idle_us=100.0", "thread/poll idle_us=300.0"]
@@ -182,6 +182,9 @@ def is_running(pid: int) -> bool:
         (("--set=idle_us=0",), "parameter idle_us=0 is outside 1 to "),
         (("--set=depth=1",), "case wake has no parameter 'depth'; there are "),
         (("--pin=loose",), "parameter pin=loose is none of free, same, apart"),
+        (("--set=idle_us=1", "--set=idle_us=2"), "parameter 'idle_us' is set twice; to vary it, say idle_us=VALUE,"),
+        (("--set=pin=same", "--pin=free"), "parameter 'pin' is set twice; to vary it, say pin=VALUE,"),
+        (("--show=x", "--waker=a", "--samples=9"), "--show prints what was measured: it has no use for waker, samples"),
         (("--samples=0",), "argument --samples: '0' is not between 1 and "),
         (("--seconds=0",), "argument --seconds: '0' is not between 0 and "),
         (("--show=/no/such/file",), "/no/such/file: No such file or directory"),

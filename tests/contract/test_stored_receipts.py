@@ -127,15 +127,15 @@ NEWER = b'{"schema":9,"kind":"run","run":{}}\n'
     ],
     ids=["empty", "foreign", "truncated", "newer", "absent"],
 )
-@pytest.mark.parametrize("command", ["compare", "export"])
+@pytest.mark.parametrize("command", ["compare", "export", "bench", "duel"])
 def test_a_bad_file_is_one_sentence(
     base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, data: bytes | None, sentence: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
     if data is not None:
         path.write_bytes(data)
-    argv = ["compare", base, str(path)] if command == "compare" else ["export", str(path), "--format", "csv"]
-    assert main(argv) == 1
+    ways = {"compare": [base, str(path)], "export": [str(path), "--format", "csv"]}
+    assert main([command, *ways.get(command, ["--show", str(path)])]) == 1
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert sentence in err

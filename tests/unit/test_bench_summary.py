@@ -315,11 +315,12 @@ def test_a_strangers_receipts_are_shown_whatever_is_in_them(
     assert "NaN" not in out
 
 
-def test_what_is_lost_in_one_case_is_not_hidden_by_another(tmp_path: Path) -> None:
+def test_what_is_lost_in_one_case_is_not_hidden_by_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {})) as writer:
         writer.write(a_round("process/select", [10.0] * 9, lost=(3,)))
         writer.write(a_round("process/select", [], block=1, case="echo"))  # nothing was measured: 5
     assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == 4
+    assert capsys.readouterr().err.endswith("its gaps are of seed 100)\n")  # and nobody knows the run's
 
 
 def test_a_foreign_file_is_shown_and_nothing_in_it_reaches_the_terminal(

@@ -142,7 +142,7 @@ def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> t
 
 
 def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began_s: float) -> int:
-    seed = random.randrange(1 << 31) if args.seed is None else args.seed
+    seed = random.randrange(1, 1 << 31) if args.seed is None else args.seed
     sides = [base, head, base.again()]
     rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS

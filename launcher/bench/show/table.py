@@ -58,16 +58,16 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
     return said
 
 
-def lost_remarks(summaries: Sequence[Summary], run_seed: int) -> list[str]:
-    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it."""
+def lost_remarks(summaries: Sequence[Summary], run_seed: int | None) -> list[str]:
+    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it, if that is known."""
     said = []
     for summary in summaries:
         if summary.lost:
             block, seed, number = summary.lost[0]
             more = f" and {len(summary.lost) - 1} more" if len(summary.lost) > 1 else ""
             said.append(
-                f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}, its gaps are of seed {seed}); "
-                f"to replay the run, say --seed {run_seed}"
+                f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}, its gaps are of seed {seed})"
+                + ("" if run_seed is None else f"; to replay the run, say --seed {run_seed}")
             )
     return said
 
