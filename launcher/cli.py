@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Any
 
-from launcher.words import say
+from launcher.words import called, say
 from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, Unread, UsageError
 from shared.linux import is_open
 
@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{message} (see {called(self.prog)} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

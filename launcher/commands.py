@@ -13,7 +13,7 @@ from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
-from launcher.words import say
+from launcher.words import called, say
 from shared import breaker as breakers
 from shared.breaker import INLINE
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
@@ -138,6 +138,8 @@ def doctor(args: argparse.Namespace) -> int:
         raise UsageError("--seconds is for --aa: without it a look takes a second")
     with terminated_as_interrupted():
         code = doctor.main(is_json=args.json)
+    if not args.aa and not args.json and code == EXIT_FINE:
+        print(f"next: {called('launcher bench')}")
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
     return fitness.main(seconds=args.seconds, is_json=args.json) or code

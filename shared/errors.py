@@ -14,12 +14,21 @@ EXIT_NOTHING_MEASURED = 5
 EXIT_CANNOT_RUN_HERE = 77
 EXIT_INTERRUPTED = 130
 
-_WORST_FIRST = (EXIT_BROKEN_RULE, EXIT_INTERRUPTED, EXIT_ERROR, EXIT_REGRESSED, EXIT_UNDECIDED, EXIT_NOTHING_MEASURED)
+_WORST_FIRST = (
+    EXIT_BROKEN_RULE,
+    EXIT_INTERRUPTED,
+    EXIT_ERROR,
+    EXIT_REGRESSED,
+    EXIT_UNDECIDED,
+    EXIT_CANNOT_RUN_HERE,
+    EXIT_NOTHING_MEASURED,
+    EXIT_FINE,
+)
 
 
 def worst(*codes: int) -> int:
     """Return the exit code that must not be hidden by the others: what is broken above all, and fine last."""
-    return min(codes, key=lambda code: _WORST_FIRST.index(code) if code in _WORST_FIRST else len(_WORST_FIRST) + code)
+    return min(codes, key=_WORST_FIRST.index)
 
 
 class LabError(Exception):

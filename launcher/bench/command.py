@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import waker
 from launcher import engines
@@ -20,12 +21,12 @@ from launcher.bench.measure.cases import Case, Value, get
 from launcher.bench.measure.rounds import PATIENCE_S, placement
 from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_yardstick
 from launcher.bench.show.next import after_bench
-from launcher.bench.show.summary import Summary, front, summarise
+from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, print_table, remarks
 from launcher.bench.show.terminal import printed, progress
 from launcher.bench.store import receipts
 from launcher.bench.store.records import Round, Run
-from launcher.words import say, shown
+from launcher.words import called, say, shown
 from shared.errors import (
     EXIT_BROKEN_RULE,
     EXIT_CANNOT_RUN_HERE,
@@ -38,7 +39,8 @@ from shared.errors import (
     worst,
 )
 
-_BUSY_PERCENT = 15.0
+BUSY_PERCENT = 15.0
+"""Others that keep the processors busier than this are said to be in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def main(request: Request) -> int:
     path = request.output or receipts.default_path("bench")
     writer = receipts.Writer.create(path, run)
     say(f"case {case.name}: {case.measures}")
-    if (busy := provenance.busy_percent()) > _BUSY_PERCENT:
+    if (busy := provenance.busy_percent()) > BUSY_PERCENT:
         say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
     say(f"engine {', '.join(names)} ({reason}), {len(chosen.arms)} arms, {amount.rings} rings a round, seed {seed}")
     with writer:
@@ -95,13 +97,24 @@ def main(request: Request) -> int:
         say(f"{len(rounds)} rounds are in {path}")
     for arm, why in (session.skipped | session.failed).items():
         say(f"{arm} {'is left out' if arm in session.skipped else 'FAILED'}: {why}")
-    code = _show(case, rounds, seed, is_json=request.is_json)
+    about = {
+        "engines": names,
+        "engine_reason": reason,
+        "seed": seed,
+        "receipts": str(path),
+        "left_out": chosen.skipped | session.skipped,
+        "failed": session.failed,
+        "interrupted": isinstance(stopped, Interrupted),
+    }
+    ended = EXIT_FINE if stopped is None else stopped.exit_code
+    if session.failed:
+        ended = worst(ended, EXIT_ERROR)
+    elif not rounds and session.skipped:
+        ended = worst(ended, EXIT_CANNOT_RUN_HERE)
+    code = _show(case, rounds, about, ended, is_json=request.is_json)
     if stopped is not None:
         say(f"{stopped}: {'what was measured until then is above' if rounds else 'nothing was measured'}")
-        return worst(code, stopped.exit_code)
-    if not rounds and session.skipped and not session.failed:
-        return EXIT_CANNOT_RUN_HERE
-    return EXIT_ERROR if session.failed and code == EXIT_FINE else code
+    return code
 
 
 def show(path: Path, *, is_json: bool) -> int:
@@ -113,10 +126,13 @@ def show(path: Path, *, is_json: bool) -> int:
         raise receipts.NothingMeasured(f"{path} holds a run and no round of it: nothing was measured")
     cases = dict.fromkeys(round_.case for round_ in stored.rounds)
     held = stored.run.host.get("seed")
-    seed = held if type(held) is int and held > 0 else None  # a foreign file's may be anything
-    return worst(
-        *(_show(get(name), [r for r in stored.rounds if r.case == name], seed, is_json=is_json) for name in cases)
-    )
+    seed = held if type(held) is int and 0 < held < 1 << 31 else None  # a foreign file's may be anything
+    about = {"seed": seed, "receipts": str(path)}
+    codes = [
+        _show(get(name), [r for r in stored.rounds if r.case == name], about, EXIT_FINE, is_json=is_json)
+        for name in cases
+    ]
+    return worst(*codes)
 
 
 def choose_arms(
@@ -238,34 +254,32 @@ def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], In
     return rounds, None
 
 
-def _show(case: Case, rounds: Sequence[Round], seed: int | None, *, is_json: bool) -> int:
-    """Print what the rounds come to; return the exit code that this means."""
+def _show(case: Case, rounds: Sequence[Round], about: Mapping[str, Any], ended: int, *, is_json: bool) -> int:
+    """Print what the rounds come to; return the exit code that this means, or `ended` where that is worse."""
     summaries = summarise(rounds)
-    lost = lost_remarks(summaries, seed)
+    lost = lost_remarks(summaries, about["seed"])
     for sentence in lost:  # before the table: whoever reads that may go after its first line
         say(sentence)
-    code = EXIT_FINE if any(summary.n for summary in summaries) else EXIT_NOTHING_MEASURED
-    if any(summary.ended for summary in summaries):
-        code = EXIT_ERROR
-    if lost:
-        code = EXIT_BROKEN_RULE
-    if rounds:
-        with printed(code):
-            _print(case, summaries, is_json=is_json)
+    code = worst(
+        ended,
+        EXIT_BROKEN_RULE if lost else EXIT_FINE,
+        EXIT_ERROR if any(summary.ended for summary in summaries) else EXIT_FINE,
+        EXIT_FINE if any(summary.n for summary in summaries) else EXIT_NOTHING_MEASURED,
+    )
+    then = called(after_bench(case, summaries))
+    with printed(code):
+        if is_json:
+            for summary in summaries:
+                print(json.dumps({"kind": "arm", "case": case.name, **summary.to_json()}, allow_nan=False))
+            last = {"kind": "bench", "case": case.name, **about, "front": [one.arm for one in front(summaries)]}
+            print(json.dumps(last | {"exit_code": code, "next": then}, allow_nan=False))
+        else:
+            if summaries:
+                print_table(case, summaries)
+            for sentence in remarks(case, summaries):
+                print(shown(sentence))
+            print(f"next: {then}")
     return code
-
-
-def _print(case: Case, summaries: Sequence[Summary], *, is_json: bool) -> None:
-    if is_json:
-        for summary in summaries:
-            print(json.dumps({"kind": "arm", "case": case.name, **summary.to_json()}, allow_nan=False))
-        last = {"kind": "bench", "front": [one.arm for one in front(summaries)], "next": after_bench(case, summaries)}
-        print(json.dumps(last), flush=True)
-        return
-    print_table(case, summaries)
-    for sentence in remarks(case, summaries):
-        print(shown(sentence))
-    print(f"next: {after_bench(case, summaries)}", flush=True)
 
 
 def _now() -> str:

@@ -49,7 +49,7 @@ def main(*, is_json: bool) -> int:
     for finding in examine():
         levels.add(finding.level)
         if is_json:
-            print(json.dumps(finding._asdict()), flush=True)
+            print(json.dumps({"kind": "finding", **finding._asdict()}), flush=True)
         else:
             _print(finding)
     if not _can_run():

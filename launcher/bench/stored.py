@@ -13,7 +13,7 @@ from launcher.bench.show.next import after_compare
 from launcher.bench.show.terminal import printed
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
-from launcher.words import say
+from launcher.words import called, say
 from shared.errors import EXIT_FINE, UsageError
 
 
@@ -25,7 +25,7 @@ def compare_files(args: argparse.Namespace) -> int:
     for warning in comparison.warnings:
         say(warning)
     worst, among = comparison.worst, len(comparison.verdicts)
-    then = after_compare(worst.outcome, head.of_arm(worst.head)[0], base.run.host.get("git"), args.head)
+    then = called(after_compare(worst.outcome, head.of_arm(worst.head)[0], base.run.host.get("git"), args.head))
     with printed(comparison.exit_code):
         if args.json:
             print(json.dumps(comparison.to_json() | {"next": then}, allow_nan=False))

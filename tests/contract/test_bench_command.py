@@ -71,14 +71,27 @@ def env_folder(env: dict[str, str]) -> Path:
 
 
 def test_json_is_an_object_for_each_arm_and_one_at_the_end(env: dict[str, str]) -> None:
-    done = run_launcher(*QUICK, "--waker=thread/poll", "--set=idle_us=100,300,100", "--json", env=env)
+    args = (*QUICK, "--waker=thread/poll", "--set=idle_us=100,300,100", "--seed=7", "--json")
+    done = run_launcher(*args, env=env | {"CC": "/no/such/cc"})
     *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
     named = [arm for arm in arms if arm["waker"] == "thread/poll"]
     assert sorted(arm["arm"] for arm in named) == ["thread/poll idle_us=100.0", "thread/poll idle_us=300.0"]
     assert all(arm["n"] == 20 and arm["lost"] == [] for arm in arms)
-    assert last["kind"] == "bench"
-    assert last["front"]
-    assert {"next"} <= last.keys()
+    assert set(last.pop("front")) <= {arm["arm"] for arm in named}
+    assert last.pop("next").startswith("launcher duel thread/poll@idle_us=")
+    (path,) = (Path(env["XDG_STATE_HOME"]) / "lguest-launcher" / "receipts").iterdir()
+    assert last == {
+        "kind": "bench",
+        "case": "wake",
+        "engines": ["python"],
+        "engine_reason": "asked for",
+        "seed": 7,
+        "receipts": str(path),
+        "left_out": {"the yardstick in C": "there is no C compiler (/no/such/cc); install one, or name it in CC"},
+        "failed": {},
+        "interrupted": False,
+        "exit_code": 0,
+    }
 
 
 def test_a_lost_wake_up_is_4_with_what_it_takes_to_replay_it(env: dict[str, str]) -> None:
@@ -88,6 +101,11 @@ def test_a_lost_wake_up_is_4_with_what_it_takes_to_replay_it(env: dict[str, str]
     assert "LOST: process/select+drop=1: ring 0 and 19 more woke nobody" in said
     assert f"seed {stored(env).of_arm('process/select+drop=1')[0].seed}" in said
     assert "--seed 7" in said
+    done = run_launcher("bench", "--show", str(next(Path(env["XDG_STATE_HOME"]).rglob("*.jsonl"))), "--json")
+    *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, last["exit_code"], last["seed"]) == (4, 4, 7)
+    (lost,) = [arm["lost"] for arm in arms if arm["lost"]]
+    assert lost[0] == {"block": 0, "seed": stored(env).of_arm("process/select+drop=1")[0].seed, "number": 0}
 
 
 def test_a_waker_that_is_only_slow_is_not_lost(env: dict[str, str]) -> None:
@@ -109,6 +127,8 @@ def test_stopped_on_a_terminal_it_prints_what_was_measured(env: dict[str, str], 
             at.process.send_signal(signo)
         assert at.finish() == 130
         assert b'"kind": "arm"' in at.shown
+        assert b'"interrupted": true' in at.shown
+        assert b'"exit_code": 130' in at.shown
         assert b"interrupted" in at.said
     assert len(stored(env).rounds) >= 3
 
@@ -267,6 +287,7 @@ def test_the_doctor_gives_a_remedy_for_all_that_it_minds() -> None:
     done = run_launcher("doctor", "--json")
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
+    assert {finding["kind"] for finding in findings} == {"finding"}
     assert {"engine python", "io_uring", "open files", "processors", "steal", "jitter", "timer"} <= {
         finding["check"] for finding in findings
     }
@@ -278,6 +299,7 @@ def test_the_doctor_speaks_to_people_too() -> None:
     done = run_launcher("doctor", env=environment(NO_COLOR="1"))
     assert done.returncode == 0
     assert b"PASS engine python: " in done.stdout
+    assert done.stdout.endswith(b"\nnext: launcher bench\n")
     assert b"\x1b" not in done.stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 from launcher.bench.duels.duel import Plan
 from launcher.bench.store.receipts import Round, Run, Writer
 from tests.support.noise import duel, round_at
-from tests.support.sessions import LAUNCHER, PATIENCE_S, environment, only_sentence, run_launcher, session
+from tests.support.sessions import LAUNCHER, PATIENCE_S, ROOT, environment, only_sentence, run_launcher, session
 
 LONG = "process/epoll_oneshot+ring-aware@idle_us=10000,switch_us=100,sources=1000,pin=apart"
 
@@ -144,3 +145,23 @@ def test_what_the_locale_cannot_say_is_shown_by_its_number(args: Sequence[str], 
         assert b"more breaks: 1 \\u2192 2 per wake" in done.stdout
     else:
         assert json.loads(done.stdout)[0]["range"].startswith("\u00b1 ")
+
+
+def test_what_to_do_next_is_said_as_the_program_was_called(folder: Path) -> None:
+    env = environment(LAUNCHER_PROGRAM="./my scripts/launcher")
+    for name in ("bench", "duel", "compare"):
+        done = run_launcher(*COMMANDS[name][0], env=env, cwd=folder)
+        assert done.stdout.splitlines()[-1].startswith(b"next: './my scripts/launcher' ")
+    refused = run_launcher("bench", "--nix", env=env)
+    assert only_sentence(refused.stderr).endswith("(see './my scripts/launcher' --help)")
+
+
+def test_the_script_says_how_it_was_called(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/launcher", tmp_path / "scripts/launcher")
+    for path, line in (("scripts/setup", "true"), (".venv/bin/python", 'echo "$LAUNCHER_PROGRAM:" "$@"')):
+        (tmp_path / path).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / path).chmod(0o755)
+    done = subprocess.run(["./scripts/launcher", "bench"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "./scripts/launcher: -P -m launcher bench\n"

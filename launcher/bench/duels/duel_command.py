@@ -30,7 +30,7 @@ from launcher.bench.store import receipts
 from launcher.bench.store.receipts import Round, Run
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
-from launcher.words import say
+from launcher.words import called, say
 from shared.errors import Interrupted, UsageError, worst
 
 
@@ -63,7 +63,7 @@ def show(path: Path, args: argparse.Namespace) -> int:
 def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
     """Judge, print the verdict and what to do next; return its exit code."""
     verdict = plan.judge(rounds)
-    then = next_command(verdict, plan, replay, path)
+    then = called(next_command(verdict, plan, replay, path))
     if args.github or gate.is_wanted():
         gate.annotate(verdict, replay)
     with printed(verdict.exit_code):

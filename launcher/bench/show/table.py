@@ -59,7 +59,7 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
 
 
 def lost_remarks(summaries: Sequence[Summary], run_seed: int | None) -> list[str]:
-    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it, if that is known."""
+    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it where that is known."""
     said = []
     for summary in summaries:
         if summary.lost:
@@ -67,7 +67,7 @@ def lost_remarks(summaries: Sequence[Summary], run_seed: int | None) -> list[str
             more = f" and {len(summary.lost) - 1} more" if len(summary.lost) > 1 else ""
             said.append(
                 f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}, its gaps are of seed {seed})"
-                + ("" if run_seed is None else f"; to replay the run, say --seed {run_seed}")
+                + (f"; to replay the run, say --seed {run_seed}" if run_seed is not None else "")
             )
     return said
 
