@@ -23,7 +23,7 @@ from launcher.bench.store.receipts import Round
 
 MORE, FEWER, SAME, UNKNOWN = "more", "fewer", "same", "cannot tell"
 
-COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "syscalls")
+COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "reads_and_writes")
 _OURS = ("launcher", "waker")  # processes, as roles
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the unit is ns or bytes
@@ -165,7 +165,7 @@ def _memory(round_: Round) -> float | None:
 
 
 _MEASURES: dict[str, tuple[str, Callable[[Round], float | None]]] = {
-    **{name: ("per wake", partial(_count, name)) for name in COUNTED},
+    **{name.replace("_", " "): ("per wake", partial(_count, name)) for name in COUNTED},
     "voluntary switches": ("per wake", partial(_used, "voluntary")),
     "involuntary switches": ("per wake", partial(_used, "involuntary")),
     "CPU time": ("ns per wake", partial(_used, "cpu_ns")),
