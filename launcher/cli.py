@@ -118,8 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     stop.add_argument("--kill", action="store_true", help="end it at once, by SIGKILL")
     stop.set_defaults(command=others.stop)
 
-    list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests or cases there are")
-    kinds = ("wakers", "breakers", "engines", "guests", "cases")
+    list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests, cases or exporters there are")
+    kinds = ("wakers", "breakers", "engines", "guests", "cases", "exporters")
     list_.add_argument("what", metavar=f"{{{','.join(kinds)}}}", choices=kinds, help="what to list")
     list_.add_argument("--json", action="store_true", help="as JSON Lines")
     list_.set_defaults(command=commands.list_)
@@ -217,7 +217,7 @@ def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:
 
     export = sub.add_parser("export", help="write receipts in the format of another tool")
     export.add_argument("receipts", metavar="RECEIPTS", help="a file that bench or duel wrote")
-    export.add_argument("--format", required=True, metavar="NAME", help="benchfmt (benchstat), csv, github or pyperf")
+    export.add_argument("--format", metavar="NAME", help="which one: see list exporters")
     export.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
     export.set_defaults(command=commands.export)
 

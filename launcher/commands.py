@@ -57,9 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
 def list_(args: argparse.Namespace) -> int:
     """List what there is, one line each: its name, whether it runs here, what it is."""
-    rows = {"wakers": _wakers, "breakers": _breakers, "engines": _engines, "guests": _guests, "cases": _cases}[
-        args.what
-    ]()
+    rows = {
+        "wakers": _wakers,
+        "breakers": _breakers,
+        "engines": _engines,
+        "guests": _guests,
+        "cases": _cases,
+        "exporters": _exporters,
+    }[args.what]()
     if args.json:
         for row in rows:
             print(json.dumps(row))
@@ -232,6 +237,12 @@ def _cases() -> list[dict[str, object]]:
         }
         for case in cases.CASES.values()
     ]
+
+
+def _exporters() -> list[dict[str, object]]:
+    from launcher.bench.store import exporters
+
+    return [{"name": name, "description": exporters.description(name)} for name in exporters.names()]
 
 
 def _counts(machine: Machine) -> str:

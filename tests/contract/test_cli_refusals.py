@@ -15,6 +15,7 @@ import pytest
 
 import waker
 from launcher import engines, guests
+from launcher.bench.store import exporters
 from launcher.check.rules import RULES
 from shared.breaker import KINDS
 from tests.support.sessions import (
@@ -286,7 +287,7 @@ def test_an_unknown_image_is_unknown_even_where_nothing_runs_it() -> None:
 # ---- What goes where ----
 
 
-@pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests"])
+@pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests", "exporters"])
 def test_a_list_is_data_and_nothing_else(what: str) -> None:
     plain, rows = run_launcher("list", what), run_launcher("list", what, "--json")
     assert (plain.returncode, plain.stderr) == (0, b"")
@@ -297,6 +298,7 @@ def test_a_list_is_data_and_nothing_else(what: str) -> None:
         "breakers": list(KINDS),
         "engines": engines.names(),
         "guests": guests.names(),
+        "exporters": exporters.names(),
     }[what]
     assert [row["name"] for row in parsed] == names
     assert [line.split()[0] for line in plain.stdout.decode().splitlines()] == names

@@ -177,3 +177,5 @@ def test_an_export_takes_nothing_away(base: str, tmp_path: Path, capsys: pytest.
 def test_a_format_that_there_is_not_is_named(base: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", base, "--format", "xml"]) == 1
     assert "no format 'xml' (there is benchfmt, csv, github, pyperf)" in capsys.readouterr().err
+    assert main(["export", base]) == 1
+    assert "say which with --format (there is benchfmt, csv, github, pyperf)" in capsys.readouterr().err

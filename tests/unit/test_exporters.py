@@ -30,7 +30,7 @@ def receipts(shift: float = 0.0, *, seed: int = 1, failed: bool = False) -> Rece
 
 
 def test_every_format_is_found_by_listing() -> None:
-    assert exporters.names() == ["benchfmt", "csv", "github", "pyperf"]
+    assert {"benchfmt", "csv", "github", "pyperf"} <= set(exporters.names())
     with pytest.raises(UsageError, match="no format 'xml'"):
         exporters.export(receipts(), "xml")
 
