@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import waker
-from launcher import engines
-from launcher.bench.measure import provenance, yardstick
-from launcher.bench.measure.cases import Case, Value, get
-from launcher.bench.measure.rounds import PATIENCE_S, placement
-from launcher.bench.measure.session import ArmPlan, Session, choose_amount, is_yardstick
+from launcher.bench.arms import choose_arms, choose_engines, parse_settings
+from launcher.bench.measure import provenance
+from launcher.bench.measure.cases import Case, get
+from launcher.bench.measure.rounds import PATIENCE_S
+from launcher.bench.measure.session import Session, choose_amount
 from launcher.bench.show.next import after_bench
 from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, print_table, remarks
@@ -35,7 +29,6 @@ from shared.errors import (
     EXIT_NOTHING_MEASURED,
     CannotRunError,
     Interrupted,
-    UsageError,
     worst,
 )
 
@@ -60,33 +53,23 @@ class Request:
     output: Path | None = None
 
 
-@dataclass(slots=True)
-class Chosen:
-    """The arms of a session, and what is not among them, with the reason."""
-
-    arms: list[ArmPlan] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
 def main(request: Request) -> int:
     """Run the session; print what came of it; return the exit code. The main thread only."""
     case = get(request.case)
-    names, reason = _choose_engines(case, request.engines)
+    names, reason = choose_engines(case, request.engines)
     chosen = choose_arms(case, request.wakers, names, parse_settings(case, request.settings))
-    wants_yardsticks = bool(request.wakers) and not any(_matching(waker.names(), one) for one in request.wakers)
     reasons = list(dict.fromkeys(chosen.skipped.values()))
-    is_vain = not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms)
-    if not is_vain or len(reasons) > 1:
+    if not chosen.is_vain or len(reasons) > 1:
         for arm, why_not in chosen.skipped.items():
             say(f"{arm} is left out: {why_not}")
-    if is_vain:
-        raise CannotRunError(f"nothing here can run case {case.name}: {'; '.join(reasons)[:400]}")
+    if chosen.is_vain:
+        more = f" (and {len(reasons) - 1} other reasons, above)" if len(reasons) > 1 else ""
+        raise CannotRunError(f"nothing here can run case {case.name}: {reasons[0]}{more}")
     seed = random.randrange(1, 1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
-    run = Run(shlex.join(["launcher", *sys.argv[1:]]), "bench", provenance.host(seed), _now())
     path = request.output or receipts.default_path("bench")
-    writer = receipts.Writer.create(path, run)
+    writer = receipts.Writer.create(path, Run.now("bench", provenance.host(seed)))
     say(f"case {case.name}: {case.measures}")
     if (busy := provenance.busy_percent()) > BUSY_PERCENT:
         say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
@@ -135,110 +118,6 @@ def show(path: Path, *, is_json: bool) -> int:
     return worst(*codes)
 
 
-def choose_arms(
-    case: Case, patterns: Sequence[str], engine_names: Sequence[str], settings: Mapping[str, Sequence[Value]]
-) -> Chosen:
-    """Return the arms that patterns of Wakers' names ask for, on each engine, with each combination of settings.
-
-    Without patterns: all Wakers, what the case has of the yardstick, and the harness alone. Raises `UsageError` for a
-    pattern that fits nothing, or a Waker named in full that does not fit the case.
-    """
-    chosen = Chosen()
-    wanted = _expand(case, patterns)
-    combinations = [dict(zip(settings, values, strict=True)) for values in product(*settings.values())]
-    varied = {name for name, values in settings.items() if len(values) > 1}
-    for engine_name in engine_names:
-        for name in wanted:
-            if name.startswith(yardstick.PREFIX):
-                continue
-            label = f"{engine_name}:{name}" if len(engine_names) > 1 else name
-            if why_not := case.why_not(name, engine_name):
-                chosen.skipped[label] = why_not
-                continue
-            _add(chosen, case, label, engine_name, name, combinations, varied)
-    c_names = [name for name in wanted if name.startswith(yardstick.PREFIX)]
-    if c_names and (why_not := _why_no_yardstick(c_names, engine_names)):
-        chosen.skipped["the yardstick in C"] = why_not
-    else:
-        for name in c_names:
-            _add(chosen, case, name, yardstick.ENGINE, name, combinations, varied)
-    return chosen
-
-
-def parse_settings(case: Case, texts: Sequence[str]) -> dict[str, list[Value]]:
-    """Return the values of each parameter that `NAME=VALUE[,VALUE…]` sets; raise `UsageError` for what it cannot be."""
-    settings: dict[str, list[Value]] = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        if not equals:
-            raise UsageError(f"setting '{text}' is not NAME=VALUE; case {case.name} has {', '.join(case.parameters)}")
-        if name in settings:
-            raise UsageError(f"parameter '{name}' is set twice; to vary it, say {name}=VALUE,VALUE")
-        settings[name] = list(dict.fromkeys(case.parse(name, value) for value in values.split(",")))
-    for pin in settings.get("pin", []):
-        placement(str(pin), is_busy=False)  # say now that there are not enough processors
-    return settings
-
-
-def _add(
-    chosen: Chosen,
-    case: Case,
-    label: str,
-    engine_name: str,
-    name: str,
-    combinations: Sequence[dict[str, Value]],
-    varied: set[str],
-) -> None:
-    for combination in combinations:
-        shown = "".join(f" {key}={value}" for key, value in combination.items() if key in varied)
-        chosen.arms.append(ArmPlan(f"{label}{shown}", engine_name, name, {**case.defaults(), **combination}))
-
-
-def _expand(case: Case, patterns: Sequence[str]) -> list[str]:
-    """Return the names that the patterns fit, each once, and what the case has to compare them with."""
-    known = [*waker.names(), *case.yardsticks]
-    if not patterns:
-        return [*case.wakers(), *case.yardsticks]
-    names: dict[str, None] = {}
-    for pattern in patterns:
-        base, plus, options = pattern.partition("+")
-        found = _matching(known, pattern)
-        if not found:
-            if not is_yardstick(pattern):
-                waker.parse(pattern)  # says what there is
-            raise UsageError(f"'{pattern}' is nothing that case {case.name} has; it has {', '.join(known)}")
-        for name in found:
-            if not is_yardstick(name) and name == base:
-                waker.parse(pattern)  # refuse what was named in full; what a pattern fits is left out with the reason
-            names[name if is_yardstick(name) else f"{name}{plus}{options}"] = None
-    return list(dict.fromkeys([*names, *case.yardsticks]))
-
-
-def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    """Return the names that fit a pattern, whatever options stand behind it."""
-    return [name for name in names if fnmatchcase(name, pattern.partition("+")[0])]
-
-
-def _why_no_yardstick(names: Sequence[str], engine_names: Sequence[str]) -> str | None:
-    if any(name.startswith("c:kvm_") for name in names):
-        if "kvm" not in engine_names:
-            return "with a Guest that computes it needs engine kvm"
-        if reason := engines.get("kvm").why_not():
-            return reason
-    try:
-        yardstick.build()
-    except CannotRunError as reason:
-        return str(reason)
-    return None
-
-
-def _choose_engines(case: Case, wanted: Sequence[str]) -> tuple[list[str], str]:
-    """Return the engines and why these; raise what `engines.choose` raises."""
-    choices = [engines.choose(name, case.guest) for name in wanted or [engines.AUTO]]
-    names = list(dict.fromkeys(choice.engine.name for choice in choices))
-    return names, choices[0].reason if len(names) == 1 else "asked for"
-
-
 def _measure(session: Session, writer: receipts.Writer) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
     """Run the session, each round written as it comes; return them, and what ended it before its end."""
     rounds: list[Round] = []
@@ -280,7 +159,3 @@ def _show(case: Case, rounds: Sequence[Round], about: Mapping[str, Any], ended: 
                 print(shown(sentence))
             print(f"next: {then}")
     return code
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
