@@ -142,7 +142,7 @@ def test_what_the_locale_cannot_say_is_shown_by_its_number(args: Sequence[str], 
     done = run_launcher(*args, env=environment(PYTHONIOENCODING="ascii"), cwd=folder)
     assert (done.returncode, done.stderr) == (2 if args[0] == "duel" else 0, b"")
     if args[0] == "duel":
-        assert b"more breaks: 1 \\u2192 2 per wake" in done.stdout
+        assert b"more breaks: 1 \\u2192 2 per ring" in done.stdout
     else:
         assert json.loads(done.stdout)[0]["range"].startswith("\u00b1 ")
 

@@ -1,8 +1,8 @@
 """What a wake-up takes: spurious breaks, switches, system calls, CPU time; a family of their own.
 
-They are compared for each pair of rounds as head minus base, per wake-up that was served (or per round, where it is
+They are compared for each pair of rounds as head minus base, per ring that was served (or per round, where it is
 memory). A difference counts when it is significant in its family (Holm, at the same alpha) and large enough to care
-for: a twentieth of the base, or one in a hundred wake-ups, whichever is more.
+for: a twentieth of the base, or one in a hundred rings, whichever is more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the
 
 @dataclass(frozen=True, slots=True)
 class CountVerdict:
-    """One count, per wake-up."""
+    """One count, per ring: two Wakers are rung alike, and how often they wake for it is what differs."""
 
     name: str
     unit: str
@@ -112,7 +112,7 @@ def judge_counts(
     verdicts = []
     for (name, unit, change), level in zip(found, levels, strict=True):
         interval = change.interval(level)
-        floor = max(_RELATIVE_FLOOR * change.base, _ABSOLUTE_FLOOR if unit == "per wake" else 0.0)
+        floor = max(_RELATIVE_FLOOR * change.base, _ABSOLUTE_FLOOR if unit == "per ring" else 0.0)
         verdicts.append(
             CountVerdict(
                 name=name,
@@ -143,20 +143,20 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def per_wake(round_: Round, total: float | None) -> float | None:
-    """Return a total of a round for each wake-up that was served; None when either is not known."""
+def per_ring(round_: Round, total: float | None) -> float | None:
+    """Return a total of a round for each ring that was served; None when either is not known."""
     served = round_.counts.get("served", len(round_.latencies_ns))
     return None if total is None or served <= 0 else total / served
 
 
 def _count(name: str, round_: Round) -> float | None:
-    return per_wake(round_, round_.counts.get(name))
+    return per_ring(round_, round_.counts.get(name))
 
 
 def _used(name: str, round_: Round) -> float | None:
     """Return what the Launcher and the Waker used; their further threads are in it, and the stimulus is the harness."""
     ours = [getattr(usage, name) for usage in round_.usage if usage.role in _OURS]
-    return per_wake(round_, sum(ours)) if ours else None
+    return per_ring(round_, sum(ours)) if ours else None
 
 
 def _memory(round_: Round) -> float | None:
@@ -165,9 +165,9 @@ def _memory(round_: Round) -> float | None:
 
 
 _MEASURES: dict[str, tuple[str, Callable[[Round], float | None]]] = {
-    **{name.replace("_", " "): ("per wake", partial(_count, name)) for name in COUNTED},
-    "voluntary switches": ("per wake", partial(_used, "voluntary")),
-    "involuntary switches": ("per wake", partial(_used, "involuntary")),
-    "CPU time": ("ns per wake", partial(_used, "cpu_ns")),
+    **{name.replace("_", " "): ("per ring", partial(_count, name)) for name in COUNTED},
+    "voluntary switches": ("per ring", partial(_used, "voluntary")),
+    "involuntary switches": ("per ring", partial(_used, "involuntary")),
+    "CPU time": ("ns per ring", partial(_used, "cpu_ns")),
     "memory": ("bytes", _memory),
 }
