@@ -23,6 +23,7 @@ from launcher.bench.command import BUSY_PERCENT
 from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.provenance import Ticks
 from launcher.bench.stats import quantiles
+from launcher.tables import console
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, CannotRunError, LabError
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
@@ -232,10 +233,9 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def _print(finding: Finding) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(Text(finding.level, _STYLES[finding.level]), Text(f" {finding.check}: {finding.found}"), sep="")
+    out = console()
+    out.print(Text(finding.level, _STYLES[finding.level]), Text(f" {finding.check}: {finding.found}"), sep="")
     if finding.remedy:
-        console.print(Text(f"     {finding.remedy}", "dim"))
+        out.print(Text(f"     {finding.remedy}", "dim"))

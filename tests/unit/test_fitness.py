@@ -18,7 +18,7 @@ from launcher.bench.judging import calibration
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import get
 from launcher.bench.store.receipts import Round
-from shared.errors import UsageError
+from shared.errors import Interrupted, UsageError
 from tests.support import noise
 
 
@@ -109,9 +109,9 @@ def run_aa(
     """Run `doctor --aa` on rounds that are there already; return the exit code and the arms that it would have run."""
     asked: list[Rota] = []
 
-    def record(rota: Rota, _seconds: float) -> tuple[list[Round], bool]:
+    def record(rota: Rota, _seconds: float) -> tuple[list[Round], Interrupted | None]:
         asked.append(rota)
-        return rounds, was_interrupted
+        return rounds, Interrupted("interrupted") if was_interrupted else None
 
     monkeypatch.setattr(fitness_command, "_record", record)
     monkeypatch.setattr(doctor, "_CHECKS", ())

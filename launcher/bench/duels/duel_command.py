@@ -20,17 +20,16 @@ from launcher.bench.judging.judge import Verdict, second_opinion
 from launcher.bench.judging.verdict import Settings
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
-from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S
-from launcher.bench.show.terminal import progress, terminated_as_interrupted
+from launcher.bench.show.terminal import printed, progress, terminated_as_interrupted
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.stats import quantiles
 from launcher.bench.store import receipts
-from launcher.bench.store.receipts import Round
+from launcher.bench.store.receipts import Round, Run
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
-from launcher.words import say
-from shared.errors import EXIT_INTERRUPTED, UsageError
+from launcher.words import called, say
+from shared.errors import Interrupted, UsageError, worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +82,19 @@ def show(path: Path, request: Request) -> int:
 def report(rounds: list[Round], plan: Plan, request: Request, replay: str, path: Path) -> int:
     """Judge, print the verdict and what to do next; return its exit code."""
     verdict = plan.judge(rounds)
-    then = next_command(verdict, plan, rounds, replay, path)
-    if request.is_json:
-        line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
-        line |= {"receipts": str(path), "next": then}
-        print(json.dumps(line, allow_nan=False), flush=True)
-    else:
-        most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
-        print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
-        print_verdicts([verdict])
-        print(f"next: {then}", flush=True)
+    then = called(next_command(verdict, plan, rounds, replay, path))
     if request.is_annotated or gate.is_wanted():
         gate.annotate(verdict, replay)
+    with printed(verdict.exit_code):
+        if request.is_json:
+            line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
+            line |= {"receipts": str(path), "next": then}
+            print(json.dumps(line, allow_nan=False), flush=True)
+        else:
+            most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
+            print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict.settings)}")
+            print_verdicts([verdict])
+            print(f"next: {then}", flush=True)
     return verdict.exit_code
 
 
@@ -141,16 +141,15 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
     rings = request.rings or choose_rings(case, sides, duel.FEWEST_ROUNDS, request.seconds)
     rota = Rota(case, sides, rings, seed, request.patience_s)
     path = request.output or receipts.default_path(KIND)
-    if path.exists():
-        raise UsageError(f"{path} is there already; name another file, or remove it")
+    receipts.expect_new(path)
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
     revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
     if request.against is not None and revisions["head_git"].endswith("+changes"):
         say(f"head is {revisions['head_git']}: what is not committed is measured, too")
-    run = run_of(KIND, seed, **revisions)
+    run = Run.now(KIND, {**provenance.host(seed), **revisions})
     rounds: list[Round] = []
     plan: Plan | None = None
-    was_interrupted = False
+    stopped: Interrupted | receipts.NotWritten | None = None
     with progress() as tell:
         try:
             plan = duel.begin(
@@ -161,8 +160,8 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
                     writer.write(round_)
 
                 def keep(round_: Round) -> None:
-                    writer.write(round_)
                     rounds.append(round_)
+                    writer.write(round_)
 
                 def show_where(block: int, side: Side) -> None:
                     tell(f"block {block + 1} of at most {blocks}: {side.name}")
@@ -171,19 +170,23 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
                 if not rounds:
                     duel.fight(rota, plan, keep, began_s + request.seconds, show_where)
         except KeyboardInterrupt:
-            was_interrupted = True
+            stopped = Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            stopped = reason
         except duel.DoesNotStart:
             if rounds:
                 say(f"the {len(rounds)} rounds before are in {path}")
             raise
-    if plan is None or not rounds:
-        say("interrupted: nothing was measured")
-        return EXIT_INTERRUPTED
-    say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
+    if stopped is not None and (plan is None or not rounds):
+        say(f"{stopped}: nothing was measured")
+        return stopped.exit_code
+    assert plan is not None  # else it was stopped
+    if not isinstance(stopped, receipts.NotWritten):
+        say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
     code = report(rounds, plan, request, replay_command(run.command, seed), path)
-    if was_interrupted:
-        say("interrupted: what was measured until then is above")
-        return EXIT_INTERRUPTED
+    if stopped is not None:
+        say(f"{stopped}: what was measured until then is above")
+        return worst(code, stopped.exit_code)
     return code
 
 

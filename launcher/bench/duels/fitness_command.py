@@ -19,20 +19,20 @@ from launcher.bench.duels.rota import Rota, choose_rings
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import what_is_broken
 from launcher.bench.judging.verdict import Settings
+from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
-from launcher.bench.measure.head import run_of
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.store import receipts
-from launcher.bench.store.receipts import Round
+from launcher.bench.store.receipts import Round, Run
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
-from launcher.words import say
+from launcher.words import called, say
 from shared.errors import (
     EXIT_BROKEN_RULE,
     EXIT_FINE,
-    EXIT_INTERRUPTED,
     EXIT_NOTHING_MEASURED,
     EXIT_UNDECIDED,
+    Interrupted,
     UsageError,
 )
 
@@ -62,23 +62,29 @@ def main(asked: Request) -> int:
     rings = choose_rings(case, sides, 6 * FEWEST_BLOCKS, limit_s)
     rota = Rota(case, sides, rings, random.randrange(1, 1 << 31))
     say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
-    rounds, was_interrupted = _record(rota, limit_s)
+    rounds, stopped = _record(rota, limit_s)
     if broken := what_is_broken(rounds):
-        say(f"broken: {broken[0]}; next: launcher check")
+        say(f"broken: {broken[0]}; next: {called('launcher check')}")
         return EXIT_BROKEN_RULE
     found = examine(rounds)
     if found is None:
         say(f"fewer than {FEWEST_BLOCKS} blocks were measured, and nothing can be said: give it more --seconds")
-        return EXIT_INTERRUPTED if was_interrupted else EXIT_NOTHING_MEASURED
-    then = next_command(found, case, side, asked)
+        return _ended(stopped, EXIT_NOTHING_MEASURED)
+    then = called(next_command(found, case, side, asked))
     if asked.is_json:
         print(json.dumps({**found.to_json(), "next": then}, allow_nan=False), flush=True)
     else:
         print_report(found)
         print(f"next: {then}", flush=True)
-    if was_interrupted:
-        return EXIT_INTERRUPTED
-    return EXIT_FINE if found.is_fit else EXIT_UNDECIDED
+    return _ended(stopped, EXIT_FINE if found.is_fit else EXIT_UNDECIDED)
+
+
+def _ended(stopped: Interrupted | receipts.NotWritten | None, code: int) -> int:
+    """Say what ended it, if anything did, which is then the exit code."""
+    if stopped is None:
+        return code
+    say(str(stopped))
+    return stopped.exit_code
 
 
 def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
@@ -96,23 +102,25 @@ def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
     return shlex.join(["launcher", "duel", *arms, *words])
 
 
-def _record(rota: Rota, seconds: float) -> tuple[list[Round], bool]:
-    """Run whole blocks for so many seconds; return the rounds, and whether somebody had enough before the end."""
+def _record(rota: Rota, seconds: float) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
+    """Run whole blocks for so many seconds; return the rounds, and what ended it before."""
     rounds: list[Round] = []
-    path, run = receipts.default_path("doctor"), run_of("doctor", rota.seed)
-    was_interrupted = False
+    path, run = receipts.default_path("doctor"), Run.now("doctor", provenance.host(rota.seed))
+    stopped: Interrupted | receipts.NotWritten | None = None
     with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
         end_s, block = monotonic() + seconds, 0
         try:
             while monotonic() < end_s:
                 for round_ in rota.block(block, lambda number, side: tell(f"block {number + 1}: {side.name}")):
-                    writer.write(round_)
                     rounds.append(round_)
+                    writer.write(round_)
                 block += 1
         except KeyboardInterrupt:
-            was_interrupted = True
-    say(f"{len(rounds)} rounds are in {path}")
-    return rounds, was_interrupted
+            stopped = Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            stopped = reason
+    say(f"{len(rounds)} rounds {'were measured' if isinstance(stopped, receipts.NotWritten) else f'are in {path}'}")
+    return rounds, stopped
 
 
 def print_report(report: Report) -> None:

@@ -49,7 +49,7 @@ def _both(case: Case, arms: Sequence[Round]) -> Iterator[str]:
 def _identical(case: Case, arms: Sequence[Round]) -> Iterator[str]:
     """Yield the options with which the doctor measures what the base alone shows, where times can."""
     if case.is_timed:
-        defaults = {**case.defaults(), "pin": default_pin()}
+        defaults = {**case.defaults(), "pin": default_pin(case)}
         own = [f"{n}={_shown(v)}" for n, v in arms[0].parameters.items() if n in defaults and v != defaults[n]]
         yield from ("--aa", "--case", case.name, "--waker", "@".join([arms[0].waker, *filter(None, [",".join(own)])]))
         if arms[0].engine != yardstick.ENGINE:

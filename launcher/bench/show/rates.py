@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.stats.signed_rank import Interval
+from launcher.tables import Column, console, print_columns
 
 MET, NOT_MET = "met", "NOT MET"
 
@@ -50,24 +50,20 @@ class Row:
 
 def print_rates(rows: Sequence[Row]) -> None:
     """Print them on standard output."""
-    from rich.console import Console
-    from rich.table import Table
+    cells = {
+        "A against": [row.head for row in rows],
+        "duels": [f"{row.duels} {row.kind}" for row in rows],
+        "regressed": [_percent(row.share(Outcome.REGRESSED)) for row in rows],
+        "95 % bounds": [f"{100 * row.bounds.low:.1f} .. {100 * row.bounds.high:.1f} %" for row in rows],
+        "not regressed": [_percent(row.share(Outcome.NOT_REGRESSED, Outcome.IMPROVED)) for row in rows],
+        "cannot tell": [_percent(row.share(Outcome.CANNOT_TELL)) for row in rows],
+        "target": [f"{row.target.relation} {100 * row.target.share:g} %" for row in rows],
+        "": [row.state for row in rows],
+        "remark": [row.remark for row in rows],
+    }
+    columns = [Column(heading, texts, is_text=True) for heading, texts in cells.items()]
+    print_columns(console(), columns, spare=("remark", "not regressed", "cannot tell"))
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("A against", "duels", "regressed", "95 % bounds", "not regressed", "cannot tell", "target", ""):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("remark")
-    for row in rows:
-        table.add_row(
-            row.head,
-            f"{row.duels} {row.kind}",
-            f"{100 * row.share(Outcome.REGRESSED):.1f} %",
-            f"{100 * row.bounds.low:.1f} .. {100 * row.bounds.high:.1f} %",
-            f"{100 * row.share(Outcome.NOT_REGRESSED, Outcome.IMPROVED):.1f} %",
-            f"{100 * row.share(Outcome.CANNOT_TELL):.1f} %",
-            f"{row.target.relation} {100 * row.target.share:g} %",
-            row.state,
-            row.remark,
-        )
-    console.print(table)
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
