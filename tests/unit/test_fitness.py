@@ -82,6 +82,7 @@ def test_what_a_duel_is_said_to_find_it_finds_however_noisy_the_machine_is(kind:
 def test_too_few_blocks_say_nothing() -> None:
     assert fitness.examine([]) is None
     assert fitness.examine(identical(0.01, blocks=3)) is None
+    assert fitness.examine(identical(0.01)[:4]) is None  # not even a block
 
 
 @pytest.mark.parametrize(("false_alarms", "is_fit"), [(0, True), (6, True), (7, False), (29, False)])
@@ -126,6 +127,7 @@ def run_aa(
         ([*QUIET, noise.round_at("A", 99, counts={"lost": 1}, lost_seqs=[5])], False, 4),
         (QUIET[:18], False, 5),
         (QUIET, True, 130),
+        (QUIET[:4], True, 130),
         ([], True, 130),
     ],
 )
