@@ -101,7 +101,7 @@ def test_a_gate_that_alarms_more_often_than_alpha_is_not_honest(
 
 # ---- doctor --aa ----
 
-QUIET, WILD = identical(0.01), identical(3.0)
+QUIET, WILD = identical(0.01, blocks=10), identical(3.0, blocks=6)
 
 
 def run_aa(
