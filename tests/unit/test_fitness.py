@@ -82,6 +82,7 @@ def test_what_a_duel_is_said_to_find_it_finds_however_noisy_the_machine_is(kind:
 def test_too_few_blocks_say_nothing() -> None:
     assert fitness.examine([]) is None
     assert fitness.examine(identical(0.01, blocks=3)) is None
+    assert fitness.examine(identical(0.01)[:4]) is None  # not even a block
 
 
 @pytest.mark.parametrize(("false_alarms", "is_fit"), [(0, True), (6, True), (7, False), (29, False)])
@@ -100,7 +101,7 @@ def test_a_gate_that_alarms_more_often_than_alpha_is_not_honest(
 
 # ---- doctor --aa ----
 
-QUIET, WILD = identical(0.01), identical(3.0)
+QUIET, WILD = identical(0.01, blocks=10), identical(3.0, blocks=6)
 
 
 def run_aa(
@@ -126,6 +127,7 @@ def run_aa(
         ([*QUIET, noise.round_at("A", 99, counts={"lost": 1}, lost_seqs=[5])], False, 4),
         (QUIET[:18], False, 5),
         (QUIET, True, 130),
+        (QUIET[:4], True, 130),
         ([], True, 130),
     ],
 )

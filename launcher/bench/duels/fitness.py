@@ -92,8 +92,9 @@ class Report:
 
 def examine(rounds: list[Round]) -> Report | None:
     """Return what rounds of three identical arms show, or None when they are too few."""
-    complete = Counter(round_.block for round_ in rounds)
-    recorded = calibration.record([round_ for round_ in rounds if complete[round_.block] == 6]) if rounds else None
+    of_block = Counter(round_.block for round_ in rounds)
+    whole = [round_ for round_ in rounds if of_block[round_.block] == 6]
+    recorded = calibration.record(whole) if whole else None
     if recorded is None or recorded.blocks < FEWEST_BLOCKS:
         return None
     arms = list(recorded.logs)
