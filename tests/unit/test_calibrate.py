@@ -190,6 +190,14 @@ def test_what_cannot_be_is_one_sentence_and_never_the_exit_code_of_a_regression(
     assert words in err
 
 
+def test_its_help_is_its_own_however_the_launcher_is_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAUNCHER_PROGRAM", "./scripts/launcher")
+    assert calibrate.main(["--nix"]) == 1
+    assert capsys.readouterr().err.endswith("(see scripts/calibrate --help)\n")
+
+
 def test_a_recording_that_cannot_be_written_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

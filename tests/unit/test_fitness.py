@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from launcher.bench.duels.rota import Rota
 from launcher.bench.judging import calibration
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import get
-from launcher.bench.store.receipts import Round
+from launcher.bench.store.receipts import NotWritten, Round, Writer
 from shared.errors import Interrupted, UsageError
 from tests.support import noise
 
@@ -141,6 +142,25 @@ def test_each_end_has_its_exit_code(
 ) -> None:
     assert run_aa(rounds, monkeypatch, was_interrupted=was_interrupted)[0] == code
     assert ("sequence number 5" in capsys.readouterr().err) == (code == 4)
+
+
+def test_a_disk_that_is_full_throws_nothing_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "_CHECKS", ())
+    made = iter(QUIET)
+
+    def write(_writer: Writer, _round: Round) -> None:
+        raise NotWritten("doctor.jsonl: No space left on device")
+
+    monkeypatch.setattr(Writer, "write", write)
+    monkeypatch.setattr(Rota, "block", lambda *_: made)
+    assert cli.main(["doctor", "--aa", "--engine", "python"]) == 1
+    err = capsys.readouterr().err
+    assert "1 rounds were measured" in err
+    assert "nothing can be said" in err
+    assert err.endswith("No space left on device\n")
 
 
 def test_what_is_asked_for_is_measured_and_gone_on_with(
