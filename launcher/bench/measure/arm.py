@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from time import monotonic_ns
 from types import FrameType
@@ -281,18 +282,20 @@ def _stay(control: socket.socket, report: dict[str, Any]) -> None:
 
 def _run_direct(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     """Look at the pipe until there is something in it, and serve that: the harness, and nothing else."""
-    served, words, rings, fd = Served(ledger, None), ledger.words, ledger.rings, spec.fds[0]
+    left, fd, taken = ledger.rings, spec.fds[0], bytearray(4096)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    look, read, note = poll.poll, os.read, served.note
+    # As in C: os.read would allocate 4 KiB anew, which takes 0.1 us of the 1.3 that all of this does.
+    look, read, note = poll.poll, FileIO(fd, closefd=False).readinto, Served(ledger, None).note
     _freeze()
     control.send(b"r")
     ended = "ok"
     try:
-        while words[SERVED] < rings:
+        while left > 0:
             if look(0):  # three times as quick as a read that raises
-                count = len(read(fd, 4096))
+                count = read(taken)
                 note(0, count, monotonic_ns())
+                left -= count
     except GivenUp:
         ended = "hung"
     _stay(control, {"ended": ended, "counts": {}, "cpu_ns": {}})

@@ -20,7 +20,12 @@ PREFIX = f"{ENGINE}:"
 PROGRAMS = tuple(sorted(path.stem for path in HERE.glob("*.c")))
 
 _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread")
-_NATURAL_BASES = {"thread": "thread_select", "process": "process_select", "fork": "process_select"}
+_NATURAL_BASES = {
+    "thread": "thread_select",
+    "process": "process_select",
+    "fork": "process_select",
+    "spin": "direct_spin",  # the harness alone: a poller against a poller, else nothing could be too slow
+}
 
 
 def compiler() -> str | None:
