@@ -4,15 +4,13 @@
 int main(int argc, char **argv)
 {
     struct arm arm = arm_from(argc, argv);
-    fd_set watched;
-    FD_ZERO(&watched);
-    FD_SET(arm.pipe, &watched);
-    int highest = add_idle_fds(&arm, &watched, arm.pipe);
+    struct watched watched = {0};
+    watch(&watched, arm.pipe);
+    watch_idle_fds(&watched, &arm);
 
     say_ready();
     while (!is_done(&arm)) {
-        fd_set ready = watched;
-        must(select(highest + 1, &ready, NULL, NULL, NULL) >= 0, "select");
+        fd_set ready = wait_ready(&watched);
         if (FD_ISSET(arm.pipe, &ready))
             take_rings(&arm);
     }

@@ -26,7 +26,8 @@ int main(int argc, char **argv)
     say_ready();
     while (!is_done(&arm)) {
         run_guest(&vcpu);
-        take_rings(&arm); /* all that is there: it signals once for each change, not for what is left */
+        while (take_rings(&arm) == AT_ONCE)
+            ; /* all that is there: it signals once for each change, not for what is left */
     }
     say_done();
 }

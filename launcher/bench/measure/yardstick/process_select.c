@@ -53,16 +53,14 @@ static int wake(int launcher)
     must(recvmsg(launcher, &hello_of(&hello, &arm.idle_fds)->message, MSG_CMSG_CLOEXEC) > 0, "recvmsg");
     memcpy(fds, CMSG_DATA(&hello.rights.header), sizeof(fds));
     struct page *page = map_page(fds[PAGE_FD]);
-    fd_set watched;
-    FD_ZERO(&watched);
-    FD_SET(launcher, &watched);
-    FD_SET(fds[PIPE_FD], &watched);
-    int highest = add_idle_fds(&arm, &watched, launcher > fds[PIPE_FD] ? launcher : fds[PIPE_FD]);
+    struct watched watched = {0};
+    watch(&watched, launcher);
+    watch(&watched, fds[PIPE_FD]);
+    watch_idle_fds(&watched, &arm);
 
     say_ready();
     for (;;) {
-        fd_set ready = watched;
-        must(select(highest + 1, &ready, NULL, NULL, NULL) > 0, "select");
+        fd_set ready = wait_ready(&watched);
         if (FD_ISSET(launcher, &ready)) { /* changes first */
             if (recv(launcher, &upto, sizeof(upto), 0) <= 0)
                 return 0;
@@ -99,11 +97,19 @@ static int start_waker(const struct arm *arm, int page_fd, int kick)
     return pair[0];
 }
 
-/* A Waker that refuses is the end of its Launcher, too: nobody else would ever break the Guest. */
+/* The end of a Waker is the end of its Launcher, too: nobody else would ever break the Guest. One that was refused what
+ * it needs has said why, and so has one that failed; only the first is no failure.
+ */
 static void end_with_waker(int unused)
 {
+    static const char killed[] = "process_select: its Waker was killed\n";
+    int status;
     (void)unused;
-    _exit(3);
+    if (waitpid(-1, &status, WNOHANG) <= 0)
+        return; /* it was only stopped, or goes on */
+    if (WIFSIGNALED(status) && write(STDERR_FILENO, killed, sizeof(killed) - 1) < 0)
+        _exit(1);
+    _exit(WIFEXITED(status) && WEXITSTATUS(status) == CANNOT_RUN ? CANNOT_RUN : 1);
 }
 
 static void run_guest(struct page *page, int kick)

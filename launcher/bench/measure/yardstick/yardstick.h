@@ -37,6 +37,9 @@ struct ledger {
     struct row rows[];
 };
 
+enum { AT_ONCE = 4096 }; /* so many rings at most are read at once */
+enum { CANNOT_RUN = 77 }; /* shared/errors.py: the exit code of what is no failure, but cannot be here */
+
 struct arm {
     int pipe;
     unsigned rings, idle_fds;
@@ -73,7 +76,7 @@ static inline struct arm arm_from(int argc, char **argv)
     struct arm arm = {.pipe = atoi(argv[1]), .rings = atoi(argv[3]), .idle_fds = atoi(argv[4])};
     must(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "prctl"); /* nobody is left to measure for */
     size_t size = sizeof(struct ledger) + arm.rings * sizeof(struct row);
-    arm.ledger = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
+    arm.ledger = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, atoi(argv[2]), 0);
     must(arm.ledger != MAP_FAILED, "mmap");
     return arm;
 }
@@ -83,37 +86,56 @@ static inline int is_done(const struct arm *arm)
     return arm->ledger->served >= arm->rings;
 }
 
-/* Serve the device: read what was rung, and note when. A late or mistaken wake finds nothing to read. */
-static inline void take_rings(const struct arm *arm)
+/* Serve the device: read what was rung, and note when; return how many. A late or mistaken wake finds nothing. */
+static inline ssize_t take_rings(const struct arm *arm)
 {
-    char rings[4096];
+    char rings[AT_ONCE];
     ssize_t got = read(arm->pipe, rings, sizeof(rings));
     uint64_t now = now_ns();
     must(got >= 0 || errno == EAGAIN, "read of the pipe");
     if (got > 0)
         arm->ledger->wakes++;
-    for (; got > 0 && !is_done(arm); got--) {
+    for (ssize_t left = got; left > 0 && !is_done(arm); left--) {
         struct row *row = &arm->ledger->rows[arm->ledger->served];
         row->served_ns = now;
         row->wake = arm->ledger->wakes;
         arm->ledger->served++;
     }
+    return got;
 }
 
-/* Add the idle files to a set for select(); return the highest fd. Whoever waits opens them. */
-static inline int add_idle_fds(const struct arm *arm, fd_set *watched, int highest)
+/* What select() is given. All zero is none. */
+struct watched {
+    fd_set fds;
+    int end;
+};
+
+static inline void watch(struct watched *watched, int fd)
+{
+    if (fd >= FD_SETSIZE) { /* FD_SET would write past the set */
+        fprintf(stderr, "select cannot watch fd %d, its sets end at FD_SETSIZE (%d)\n", fd, FD_SETSIZE);
+        exit(CANNOT_RUN);
+    }
+    FD_SET(fd, &watched->fds);
+    watched->end = fd >= watched->end ? fd + 1 : watched->end;
+}
+
+/* Whoever waits opens the idle files. */
+static inline void watch_idle_fds(struct watched *watched, const struct arm *arm)
 {
     for (unsigned at = 0; at < arm->idle_fds; at++) {
         int fd = eventfd(0, EFD_CLOEXEC);
         must(fd >= 0, "eventfd");
-        if (fd >= FD_SETSIZE) {
-            fprintf(stderr, "select cannot watch fd %d, its sets end at FD_SETSIZE (%d)\n", fd, FD_SETSIZE);
-            exit(3);
-        }
-        FD_SET(fd, watched);
-        highest = fd > highest ? fd : highest;
+        watch(watched, fd);
     }
-    return highest;
+}
+
+/* Wait; return what is ready of it. */
+static inline fd_set wait_ready(const struct watched *watched)
+{
+    fd_set ready = watched->fds;
+    must(select(watched->end, &ready, NULL, NULL, NULL) > 0, "select");
+    return ready;
 }
 
 /* Let whoever measures start the stimulus. */
