@@ -195,10 +195,8 @@ def test_the_harness_alone_serves_every_ring() -> None:
 
 @pytest.mark.parametrize("program", yardstick.PROGRAMS)
 def test_the_yardstick_keeps_the_same_ledger(program: str) -> None:
-    try:
-        yardstick.build()
-    except CannotRunError as reason:
-        pytest.skip(str(reason))
+    if reason := yardstick.why_not(program):
+        pytest.skip(reason)
     case = "wake"
     if program.startswith("kvm_"):
         skip_unless_it_runs("thread/select", "kvm")

@@ -225,6 +225,16 @@ def test_without_a_compiler_the_table_has_no_ratio_and_the_reason_is_said(env: d
     assert b"x C" not in done.stdout
 
 
+def test_a_cache_that_cannot_be_written_costs_the_ratio_and_nothing_else(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    args = (*QUICK, "--waker=thread/poll", "-o", str(tmp_path / "rounds.jsonl"))
+    done = run_launcher(*args, env=env | {"XDG_CACHE_HOME": str(tmp_path / "file")})
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.decode()
+    assert said.count("cannot hold what is compiled (Not a directory); set XDG_CACHE_HOME to a folder") == 1
+    assert "thread/poll" in done.stdout.decode()
+
+
 def test_cases_are_listed_with_what_they_measure_and_what_can_be_set() -> None:
     rows = [json.loads(line) for line in run_launcher("list", "cases", "--json").stdout.splitlines()]
     assert [row["name"] for row in rows] == list(CASES)

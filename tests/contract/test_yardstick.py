@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
+from launcher.bench.command import choose_arms
 from launcher.bench.measure import yardstick
+from launcher.bench.measure.cases import get
 from launcher.bench.measure.crew import Arm, ArmFailed, Pipe, open_pipes, raise_fd_limit
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
 from shared.errors import CannotRunError
@@ -29,15 +33,13 @@ def started(
     """Start a program on a pipe whose reading end is a copy, numbered `reader_from` or higher."""
     if program.startswith("kvm_"):
         skip_unless_it_runs("thread/select", "kvm")
-    try:
-        folder = yardstick.build()
-    except CannotRunError as reason:
-        pytest.skip(str(reason))
+    if reason := yardstick.why_not(program):
+        pytest.skip(reason)
     with open_pipes(1) as (pipe,):
         reader = fcntl.fcntl(pipe.reader, fcntl.F_DUPFD_CLOEXEC, reader_from)
         ledger_fd = Ledger.create(rings)
         try:
-            argv = [*prefix, str(folder / program), str(reader), str(ledger_fd), str(rings), str(idle)]
+            argv = [*prefix, str(yardstick.build(program)), str(reader), str(ledger_fd), str(rings), str(idle)]
             with Ledger(ledger_fd) as ledger, Arm(argv, [reader, ledger_fd]) as arm:
                 yield arm, ledger, Pipe(reader, pipe.writer)
         finally:
@@ -96,3 +98,95 @@ def test_a_waker_in_c_that_is_only_stopped_goes_on() -> None:
         ledger.words[PUBLISHED] = 1
         os.write(pipe.writer, b"!")
         assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"
+
+
+# ---- Where it cannot be compiled, or kept ----
+
+
+Compiler = Callable[..., Path]
+
+
+@pytest.fixture
+def cc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    """Give a function that makes a shell script the compiler, which may hand over to "$real"; the cache is empty."""
+    real = shutil.which("cc")
+    if real is None:
+        pytest.skip("there is no C compiler")
+    script = tmp_path / "own-cc"
+
+    def become(text: str = 'exec "$real" "$@"') -> Path:
+        script.write_text(f"#!/bin/sh\nreal={real}\n{text}\n")
+        script.chmod(0o755)
+        return script
+
+    become()
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return become
+
+
+def test_a_program_that_does_not_compile_takes_no_other_one_with_it(cc: Compiler) -> None:
+    cc('case "$*" in *direct.c) echo "direct.c:1: fatal error: no such header"; echo stopped.; exit 1; esac >&2')
+    with pytest.raises(CannotRunError, match=r"own-cc cannot compile the yardstick \(direct.c:1: fatal error"):
+        yardstick.build("direct")
+    cc('case "$*" in *direct.c) exit 1; esac; exec "$real" "$@"')
+    chosen = choose_arms(get("wake"), ["thread/poll"], ["python"], {})
+    assert (
+        "own-cc cannot compile the yardstick (it left with 1); install what it misses, or "
+        in chosen.skipped["c:direct"]
+    )
+    assert {"c:thread_select", "c:process_select", "c:direct_spin"} <= {arm.name for arm in chosen.arms}
+    assert list(chosen.skipped) == ["c:direct"]
+
+
+def test_another_version_of_the_compiler_compiles_anew(cc: Compiler) -> None:
+    before = yardstick.build("direct")
+    assert yardstick.build("direct") == before
+    cc('[ "$1" = --version ] && echo 99.0 && exit; exec "$real" "$@"')
+    assert yardstick.compiler_version() == "99.0"
+    assert yardstick.build("direct") != before
+
+
+def test_a_compiler_may_have_arguments(cc: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"env '{cc()}'")
+    assert os.access(yardstick.build("direct"), os.X_OK)
+    assert yardstick.compiler_version() != "unknown"
+
+
+@pytest.mark.parametrize("name", ["'", "/no/such/cc", " "])
+def test_what_is_no_compiler_is_said_to_be_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", name)
+    assert yardstick.compiler_version() == "none"
+    with pytest.raises(CannotRunError, match=r"there is no C compiler .*; install one, or name it in CC"):
+        yardstick.build("direct")
+
+
+def test_a_compiler_that_cannot_be_started_is_a_sentence(cc: Compiler) -> None:
+    cc("").write_text("#!/no/such/shell\n")
+    with pytest.raises(CannotRunError, match=r"own-cc cannot be started \(No such file or directory\); name a "):
+        yardstick.build("direct")
+    assert yardstick.compiler_version() == "none"
+
+
+def test_a_cache_that_cannot_be_written_is_refused_with_its_remedy(
+    cc: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cc()))  # a file
+    with pytest.raises(CannotRunError, match=r"cannot hold what is compiled \(Not a directory\); set XDG_CACHE_HOME"):
+        yardstick.build("direct")
+
+
+def test_a_program_that_may_not_be_run_is_refused_with_its_remedy(cc: Compiler) -> None:
+    cc('"$real" "$@"; while [ "$1" != -o ]; do shift; done; chmod a-x "$2"')  # as it is on a file system without exec
+    with pytest.raises(CannotRunError, match=r"not run them \(is it noexec\?\); set XDG_CACHE_HOME"):
+        yardstick.build("direct")
+
+
+def test_without_a_home_there_is_a_remedy(cc: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # of a user without an entry
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(CannotRunError, match="no home folder to keep what is compiled; set XDG_CACHE_HOME"):
+        yardstick.build("direct")

@@ -247,7 +247,7 @@ def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pi
     if plan.waker.startswith(yardstick.PREFIX):
         if len(pipes) > 1:
             raise CannotRunError("a program in C serves one source that is rung; set active=one to compare with it")
-        program = yardstick.build() / plan.waker.removeprefix(yardstick.PREFIX)
+        program = yardstick.build(plan.waker.removeprefix(yardstick.PREFIX))
         return [str(program), *map(str, (pipes[0].reader, ledger_fd, rings, idle))]
     spec = Spec(
         device="direct" if plan.waker == DIRECT else case.device,
