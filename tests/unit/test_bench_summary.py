@@ -12,6 +12,7 @@ import pytest
 
 from launcher import cli
 from launcher.bench.duels.sides import parse
+from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import hops
 from launcher.bench.measure.rounds import Placement, placement
@@ -101,7 +102,30 @@ def test_the_ratio_is_of_c_with_the_same_parameters() -> None:
     assert found == {"process/poll 1.0": ("c:process_select", 8.0), "process/poll 100.0": ("c:process_select", 2.0)}
 
 
-def test_the_ratio_is_of_the_same_algorithm_in_c_block_by_block() -> None:
+BASES = {
+    ("wake", "python"): {"thread": "thread_select", "process": "process_select", "inline": "direct"},
+    ("wake-busy", "kvm"): {"thread": "kvm_thread_select", "process": "kvm_thread_select", "inline": "kvm_sigio"},
+    ("wake-busy", "python"): dict.fromkeys(("thread", "process", "inline")),  # whose Guest takes no exit of KVM's
+    ("echo", "kvm"): dict.fromkeys(("thread", "process", "inline")),
+}
+BASES["wake", "kvm"] = BASES["wake", "unicorn"] = BASES["wake", "python"]
+BASES["wake-busy", "unicorn"] = BASES["wake-busy", "python"]
+
+
+@pytest.mark.parametrize(("case", "engine"), BASES)
+def test_a_waker_is_compared_with_c_of_its_place_on_its_engine(case: str, engine: str) -> None:
+    wanted = {place: name and f"c:{name}" for place, name in BASES[case, engine].items()}
+    wanted["fork"] = wanted["process"]
+    programs = [a_round(f"c:{name}", [1.0] * 9, case=case) for name in yardstick.PROGRAMS]
+    wakers = [a_round(f"{place}/epoll", [2.0] * 9, engine=engine, case=case) for place in wanted]
+    summaries = summarise(programs + wakers)
+    assert {one.waker.partition("/")[0]: one.base for one in summaries if one.is_waker} == wanted
+    said = [one for one in remarks(get(case), summaries) if one.startswith("x C")]
+    of = ", ".join(sorted(set(filter(None, wanted.values()))))
+    assert said == [f"x C: p50 against plain C of the same place (select), or the nearest to it: {of}"] * bool(of)
+
+
+def test_the_ratio_is_that_to_c_block_by_block() -> None:
     rounds = []
     for block, slowness in enumerate((1, 50, 1)):  # the machine was slow for a block, for all alike
         rounds += [

@@ -52,9 +52,9 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
 def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
     """Return what is to be said below the table, a sentence each."""
     said = []
-    bases = {summary.base: summary for summary in summaries if summary.base and summary.is_waker}
+    bases = sorted({summary.base for summary in summaries if summary.base and summary.is_waker})
     if bases:
-        said.append(f"x C: p50 against the same algorithm in plain C ({', '.join(sorted(filter(None, bases)))})")
+        said.append(f"x C: p50 against plain C of the same place (select), or the nearest to it: {', '.join(bases)}")
     for summary in summaries:
         if summary.waker != DIRECT or not summary.ratio:
             continue

@@ -23,11 +23,13 @@ PREFIX = f"{ENGINE}:"
 PROGRAMS = tuple(sorted(path.stem for path in HERE.glob("*.c")))
 
 _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread")
-_NATURAL_BASES = {
-    "thread": "thread_select",
-    "process": "process_select",
-    "fork": "process_select",
-    "spin": "direct_spin",  # the harness alone: a poller against a poller, else nothing could be too slow
+# By place; the later ones are for engine kvm alone, whose exits they contain.
+_BASES = {
+    "thread": ("thread_select", "kvm_thread_select"),
+    "process": ("process_select", "kvm_thread_select"),  # no program breaks KVM's Guest from another process
+    "fork": ("process_select", "kvm_thread_select"),
+    "inline": ("direct", "kvm_sigio"),  # nobody waits but the vCPU's own thread
+    "spin": ("direct_spin",),  # the harness alone: a poller against a poller, else nothing could be too slow
 }
 _ELSEWHERE = "set XDG_CACHE_HOME to a folder where programs can be kept and run"
 
@@ -84,10 +86,12 @@ def why_not(name: str) -> str | None:
     return None
 
 
-def base_of(waker_name: str, case_yardsticks: tuple[str, ...]) -> str | None:
-    """Return the program that does in C what this Waker does, as far as the case has one."""
-    place = waker_name.partition("/")[0]
-    wanted = [f"{PREFIX}{_NATURAL_BASES.get(place, 'thread_select')}", f"{PREFIX}kvm_thread_select"]
+def base_of(waker_name: str, engine_name: str, case_yardsticks: tuple[str, ...]) -> str | None:
+    """Return what stands for this Waker in C: the program of the same place, whatever the strategy, if there is one."""
+    programs = _BASES.get(waker_name.partition("/")[0], ())
+    if engine_name != "kvm":
+        programs = tuple(name for name in programs if not name.startswith("kvm_"))
+    wanted = [f"{PREFIX}{name}" for name in programs]
     return next((name for name in wanted if name in case_yardsticks), None)
 
 
