@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,10 +16,11 @@ import pytest
 from launcher.bench.command import choose_arms
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
-from launcher.bench.measure.crew import Arm, ArmFailed, Pipe, open_pipes, raise_fd_limit
-from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
+from launcher.bench.measure.crew import Arm, ArmFailed, open_pipes, raise_fd_limit
+from launcher.bench.measure.ledger import PUBLISHED, SERVED, SERVED_AT, WAKE, Ledger
 from shared.errors import CannotRunError
 from tests.support.sessions import skip_unless_it_runs
+from tests.support.until import until
 
 PATIENCE_S = 10.0
 SLEEPERS = [name for name in yardstick.PROGRAMS if name.endswith(("direct", "thread_select"))]
@@ -28,31 +29,47 @@ SLEEPERS = [name for name in yardstick.PROGRAMS if name.endswith(("direct", "thr
 
 @contextmanager
 def started(
-    program: str, rings: int, idle: int = 0, reader_from: int = 0, prefix: Sequence[str] = ()
-) -> Iterator[tuple[Arm, Ledger, Pipe]]:
-    """Start a program on a pipe whose reading end is a copy, numbered `reader_from` or higher."""
+    program: str, plan: Sequence[int] = (0,), idle: int = 0, reader_from: int = 0, prefix: Sequence[str] = ()
+) -> Iterator[tuple[Arm, Ledger, list[int]]]:
+    """Start a program that is to serve these sources in turn; yield the writing ends of their pipes, too.
+
+    The reading ends are copies, numbered `reader_from` or higher.
+    """
     if program.startswith("kvm_"):
         skip_unless_it_runs("thread/select", "kvm")
     if reason := yardstick.why_not(program):
         pytest.skip(reason)
-    with open_pipes(1) as (pipe,):
-        reader = fcntl.fcntl(pipe.reader, fcntl.F_DUPFD_CLOEXEC, reader_from)
-        ledger_fd = Ledger.create(rings)
-        try:
-            argv = [*prefix, str(yardstick.build(program)), str(reader), str(ledger_fd), str(rings), str(idle)]
-            with Ledger(ledger_fd) as ledger, Arm(argv, [reader, ledger_fd]) as arm:
-                yield arm, ledger, Pipe(reader, pipe.writer)
-        finally:
-            os.close(ledger_fd)
-            os.close(reader)
+    with ExitStack() as closing:
+        pipes = closing.enter_context(open_pipes(max(plan) + 1))
+        readers = [fcntl.fcntl(pipe.reader, fcntl.F_DUPFD_CLOEXEC, reader_from) for pipe in pipes]
+        for fd in [*readers, ledger_fd := Ledger.create(len(plan))]:
+            closing.callback(os.close, fd)
+        ledger = closing.enter_context(Ledger(ledger_fd))
+        ledger.plan([0] * len(plan), plan)
+        ledger.words[PUBLISHED] = len(plan)
+        numbers = (",".join(map(str, readers)), ledger_fd, len(plan), idle)
+        argv = [*prefix, str(yardstick.build(program)), *map(str, numbers)]
+        arm = closing.enter_context(Arm(argv, [*readers, ledger_fd]))
+        yield arm, ledger, [pipe.writer for pipe in pipes]
+
+
+@pytest.mark.parametrize("program", yardstick.PROGRAMS)
+def test_a_ring_is_the_next_row_of_the_source_that_was_rung(program: str) -> None:
+    with started(program, [1, 0, 1, 1, 0]) as (arm, ledger, pipes):
+        arm.wait_until_ready()
+        for fd, count, rows in ((pipes[1], 2, {0, 2}), (pipes[0], 2, {0, 1, 2, 4}), (pipes[1], 1, {0, 1, 2, 3, 4})):
+            os.write(fd, b"!" * count)
+            until(lambda rows=rows: ledger.words[SERVED] == len(rows), "not all are served")
+            assert {number for number, at_ns in enumerate(ledger.column(SERVED_AT)) if at_ns} == rows
+        assert ledger.column(WAKE) == [1, 2, 1, 3, 2]
+        assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"
 
 
 @pytest.mark.parametrize("program", yardstick.PROGRAMS)
 def test_more_rings_than_are_read_at_once_are_served(program: str) -> None:
-    with started(program, 5000) as (arm, ledger, pipe):
+    with started(program, [0] * 5000) as (arm, ledger, pipes):
         arm.wait_until_ready()
-        ledger.words[PUBLISHED] = 5000
-        os.write(pipe.writer, b"!" * 5000)  # and nothing comes after it
+        os.write(pipes[0], b"!" * 5000)  # and nothing comes after it
         assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"
         assert ledger.words[SERVED] == 5000
 
@@ -61,7 +78,7 @@ def test_more_rings_than_are_read_at_once_are_served(program: str) -> None:
 def test_an_fd_that_select_has_no_room_for_is_refused(program: str) -> None:
     raise_fd_limit(1200)
     with (
-        started(program, 1, reader_from=1100) as (arm, _, _),
+        started(program, reader_from=1100) as (arm, _, _),
         pytest.raises(CannotRunError, match="cannot watch fd 11"),
     ):
         arm.wait_until_ready()
@@ -69,20 +86,20 @@ def test_an_fd_that_select_has_no_room_for_is_refused(program: str) -> None:
 
 def test_a_waker_in_c_that_fails_is_a_failure() -> None:
     few_files = ("sh", "-c", 'ulimit -n 40; exec "$@"', "sh")
-    with started("process_select", 1, idle=100, prefix=few_files) as (arm, _, _):
+    with started("process_select", idle=100, prefix=few_files) as (arm, _, _):
         with pytest.raises(ArmFailed, match="eventfd: Too many open files"):
             arm.wait_until_ready()
 
 
 def test_a_waker_in_c_that_is_refused_what_it_needs_cannot_run_here() -> None:
     raise_fd_limit(1300)
-    with started("process_select", 1, idle=1100) as (arm, _, _):
+    with started("process_select", idle=1100) as (arm, _, _):
         with pytest.raises(CannotRunError, match="cannot watch fd 1024"):
             arm.wait_until_ready()
 
 
 def test_a_waker_in_c_that_is_killed_is_a_round_that_died() -> None:
-    with started("process_select", 1) as (arm, ledger, _):
+    with started("process_select") as (arm, ledger, _):
         arm.wait_until_ready()
         (child,) = psutil.Process(arm.pid).children()
         child.send_signal(signal.SIGKILL)
@@ -90,13 +107,12 @@ def test_a_waker_in_c_that_is_killed_is_a_round_that_died() -> None:
 
 
 def test_a_waker_in_c_that_is_only_stopped_goes_on() -> None:
-    with started("process_select", 1) as (arm, ledger, pipe):
+    with started("process_select") as (arm, ledger, pipes):
         arm.wait_until_ready()
         (child,) = psutil.Process(arm.pid).children()
         child.suspend()
         child.resume()
-        ledger.words[PUBLISHED] = 1
-        os.write(pipe.writer, b"!")
+        os.write(pipes[0], b"!")
         assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"
 
 

@@ -4,16 +4,13 @@
  */
 #include "yardstick.h"
 
-#include <poll.h>
-
 int main(int argc, char **argv)
 {
     struct arm arm = arm_from(argc, argv);
-    struct pollfd watched = {.fd = arm.pipe, .events = POLLIN};
 
     say_ready();
     while (!is_done(&arm))
-        if (poll(&watched, 1, 0) > 0)
-            take_rings(&arm);
+        if (poll(arm.pipes, arm.sources, 0) > 0)
+            take_ready(&arm);
     say_done();
 }

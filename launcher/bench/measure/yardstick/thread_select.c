@@ -15,8 +15,8 @@ static void *wake(void *unused)
     struct watched watched = {0};
     char byte;
     watch(&watched, snap[0]);
-    watch(&watched, arm.pipe);
-    watch_idle_fds(&watched, &arm);
+    watch_pipes(&watched, &arm);
+    watch_idle_fds(&watched, arm.idle_fds);
 
     say_ready();
     for (;;) {
