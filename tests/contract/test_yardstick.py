@@ -16,7 +16,7 @@ import pytest
 from launcher.bench.command import choose_arms
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
-from launcher.bench.measure.crew import Arm, ArmFailed, open_pipes, raise_fd_limit
+from launcher.bench.measure.crew import Arm, ArmFailed, enough_files, open_pipes
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, SERVED_AT, WAKE, Ledger
 from shared.errors import CannotRunError
 from tests.support.sessions import skip_unless_it_runs
@@ -76,8 +76,8 @@ def test_more_rings_than_are_read_at_once_are_served(program: str) -> None:
 
 @pytest.mark.parametrize("program", SLEEPERS)
 def test_an_fd_that_select_has_no_room_for_is_refused(program: str) -> None:
-    raise_fd_limit(1200)
     with (
+        enough_files(1200, "fd 1100"),
         started(program, reader_from=1100) as (arm, _, _),
         pytest.raises(CannotRunError, match="cannot watch fd 11"),
     ):
@@ -92,8 +92,7 @@ def test_a_waker_in_c_that_fails_is_a_failure() -> None:
 
 
 def test_a_waker_in_c_that_is_refused_what_it_needs_cannot_run_here() -> None:
-    raise_fd_limit(1300)
-    with started("process_select", idle=1100) as (arm, _, _):
+    with enough_files(1300, "1,100 files"), started("process_select", idle=1100) as (arm, _, _):
         with pytest.raises(CannotRunError, match="cannot watch fd 1024"):
             arm.wait_until_ready()
 

@@ -21,7 +21,7 @@ from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, next_command, remarks
 from launcher.bench.store.receipts import Writer
 from launcher.bench.store.records import Round, Run, Usage
-from shared.errors import CannotRunError
+from shared.errors import CannotRunError, UsageError
 
 
 def a_round(
@@ -252,19 +252,35 @@ def test_so_many_samples_are_so_many_blocks() -> None:
     assert amount.blocks == 3
 
 
-@pytest.mark.parametrize("count", [1, 5, 27, 100])
+@pytest.mark.parametrize("count", [1, 5, 27, 81])
 @pytest.mark.parametrize("idle_us", [1.0, 200.0, 10_000.0])
-def test_the_time_there_is_bounds_a_round_of_all_arms(count: int, idle_us: float) -> None:
+def test_the_time_there_is_bounds_a_block_of_all_arms(count: int, idle_us: float) -> None:
     amount = choose_amount(get("wake"), arms(count, idle_us=idle_us), None, None)
     assert amount.seconds == 45.0
-    assert 60 <= amount.rings <= 1000
+    assert 5 <= amount.rings <= 1000
+    warmup = int(get("wake").defaults()["warmup"])
+    assert count * (0.2 + (warmup + amount.rings) * idle_us / 1e6) <= 45.0
 
 
-def test_bursts_are_whole() -> None:
+def test_what_can_not_be_done_in_time_is_refused_and_what_it_takes_is_said() -> None:
+    with pytest.raises(UsageError, match=r"27 arms, .* take 681 s at least, and there are 45; say --seconds 681"):
+        choose_amount(get("wake"), arms(27, idle_us=1e6), None, None)
+    assert choose_amount(get("wake"), arms(27, idle_us=1e6), None, 681.0).rings == 5
+
+
+def test_each_arm_takes_its_own_time() -> None:
+    waits = [*arms(1, seconds=1.0), *arms(1, seconds=60.0)]
+    assert choose_amount(get("idle"), waits, None, 130.0).blocks == 2
+
+
+def test_bursts_are_whole_for_each_arm() -> None:
     case = get("burst")
-    plans = [ArmPlan("a", "python", "thread/poll", {**case.defaults(), "burst": 64})]
-    assert choose_amount(case, plans, 100, None).rings == 64
-    assert choose_amount(case, plans, None, 10.0).rings % 64 == 0
+    plans = [ArmPlan("a", "python", "thread/poll", {**case.defaults(), "burst": burst}) for burst in (48, 64)]
+    assert choose_amount(case, plans[1:], 100, None).rings == 64
+    assert choose_amount(case, plans, 100, None).rings == 192
+    assert choose_amount(case, plans, None, 10.0).rings % 192 == 0
+    with pytest.raises(UsageError, match="whole bursts of 4095, 4096: set multiples"):
+        choose_amount(case, [replace(plans[0], parameters={"burst": burst}) for burst in (4096, 4095)], 100, None)
 
 
 def test_pinned_apart_a_stimulus_is_not_where_the_guest_computes(monkeypatch: pytest.MonkeyPatch) -> None:

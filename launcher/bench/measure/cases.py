@@ -1,7 +1,7 @@
 """The cases: what is done to a Waker, what is counted, and what can be set.
 
 A case is a value, not a program: which Guest runs, which device the stimulus rings, how it rings, and which parameters
-matter. What rings and what serves are the same for all (stimulus.py, arm.py), so two cases differ in what they say.
+matter. What rings and what serves are the same for all (stimulus.py, runs.py), so two cases differ in what they say.
 """
 
 from __future__ import annotations

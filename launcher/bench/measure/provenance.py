@@ -71,6 +71,11 @@ class Ticks(NamedTuple):
         """Return how much of the time the host gave to others."""
         return 100 * self.steal / max(1, self.all)
 
+    def counts(self) -> dict[str, int]:
+        """Return what a round tells of the machine: of all processors' time, what they worked, and what was stolen."""
+        tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
+        return {"busy_us": (self.all - self.idle - self.steal) * tick_us, "steal_us": self.steal * tick_us}
+
     def busy(self) -> float:
         """Return the share of the time in which processors were busy, 0 to 1."""
         return 1 - self.idle / max(1, self.all)

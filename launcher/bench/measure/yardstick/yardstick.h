@@ -28,6 +28,7 @@ struct row { /* launcher/bench/measure/ledger.py; times are CLOCK_MONOTONIC */
     uint64_t served_ns;            /* ours, taken immediately after the read */
     uint64_t wake;                 /* ours: which of our looks that was */
     uint64_t source;
+    uint64_t in_vain; /* a Python Launcher's */
 };
 
 struct ledger {
