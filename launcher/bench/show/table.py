@@ -61,8 +61,8 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
         said.append(f"the harness alone ({summary.arm}): {summary.ratio:.2f} x {summary.base}, the same in plain C")
         if summary.ratio > HARNESS_LIMIT:
             said.append(
-                f"the harness takes more than {HARNESS_LIMIT} x what C does: it is slow itself, or was disturbed; "
-                "measure once more when it is quiet, and believe no ratio to C until then"
+                f"the harness takes more than {HARNESS_LIMIT} x what C does, and all times here contain it: measure "
+                "once more when it is quiet, or with a Python that was built with optimisations (PGO)"
             )
     ended = [f"{summary.arm} {why}" for summary in summaries for why in dict.fromkeys(summary.ended)]
     said += [f"not well ended: {text}" for text in ended]

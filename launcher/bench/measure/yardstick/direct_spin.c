@@ -1,4 +1,4 @@
-/* The harness alone in C: look at the pipe until there is something in it, as `spin/direct` does (measure/arm.py).
+/* The harness alone in C: look at the pipe until there is something in it, as `spin/direct` does (measure/runs.py).
  *
  * It never sleeps, so what `spin/direct` takes beyond this is Python, and in no way the kernel's wake-up.
  */

@@ -44,7 +44,7 @@ enum { CANNOT_RUN = 77 }; /* shared/errors.py: the exit code of what is no failu
 
 struct arm {
     unsigned sources, rings, idle_fds;
-    struct pollfd *pipes; /* one for each source */
+    struct pollfd *pipes; /* one for each source; all are ready until somebody has looked */
     struct ledger *ledger;
     unsigned *next;  /* of each source, the row of its next ring; `rings` when there is none */
     unsigned *after; /* of each row, the next one of the same source */
@@ -124,8 +124,11 @@ static inline ssize_t take_from(const struct arm *arm, unsigned source, uint64_t
 {
     char rings[AT_ONCE];
     ssize_t got = read(arm->pipes[source].fd, rings, sizeof(rings));
+    if (got <= 0) {
+        must(got == 0 || errno == EAGAIN, "read of the pipe");
+        return 0;
+    }
     uint64_t now = now_ns();
-    must(got >= 0 || errno == EAGAIN, "read of the pipe");
     unsigned *next = &arm->next[source];
     for (ssize_t left = got; left > 0 && *next < arm->rings; left--) {
         struct row *row = &arm->ledger->rows[*next];
