@@ -55,7 +55,7 @@ static void pass_fds(int waker, struct hello hello, const int *fds)
         unsigned count = hello.fds - at < AT_MOST ? hello.fds - at : AT_MOST;
         message_of(&message, &hello, count);
         memcpy(CMSG_DATA(&message.rights.header), fds + at, count * sizeof(*fds));
-        must(sendmsg(waker, &message.header, 0) > 0, "sendmsg");
+        must(sendmsg(waker, &message.header, MSG_NOSIGNAL) > 0, "sendmsg");
     }
 }
 

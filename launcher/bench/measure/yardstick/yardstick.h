@@ -39,8 +39,10 @@ struct ledger {
     struct row rows[];
 };
 
-enum { AT_ONCE = 4096 };   /* so many rings at most are read at once */
-enum { CANNOT_RUN = 77 }; /* shared/errors.py: the exit code of what is no failure, but cannot be here */
+enum {
+    AT_ONCE = 4096,  /* so many rings at most are read at once */
+    CANNOT_RUN = 77, /* the exit code of what is no failure, but cannot be here: shared/errors.py */
+};
 
 struct arm {
     unsigned sources, rings, idle_fds;
