@@ -64,6 +64,8 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
                 f"the harness takes more than {HARNESS_LIMIT} x what C does, and all times here contain it: measure "
                 "once more when it is quiet, or with a Python that was built with optimisations (PGO)"
             )
+        elif summary.ratio < 1 / HARNESS_LIMIT:
+            said.append("C cannot take longer for the same: both were disturbed; measure once more when it is quiet")
     ended = [f"{summary.arm} {why}" for summary in summaries for why in dict.fromkeys(summary.ended)]
     said += [f"not well ended: {text}" for text in ended]
     best = front(summaries)
