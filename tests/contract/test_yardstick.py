@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import shutil
 import signal
@@ -72,6 +73,20 @@ def test_more_rings_than_are_read_at_once_are_served(program: str) -> None:
         os.write(pipes[0], b"!" * 5000)  # and nothing comes after it
         assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"
         assert ledger.words[SERVED] == 5000
+
+
+@pytest.mark.parametrize("program", ["direct", "direct_spin", "thread_select", "process_select"])
+def test_no_page_of_the_ledger_is_touched_for_the_first_time_when_a_ring_is_served(program: str) -> None:
+    with started(program, [0] * 5000) as (arm, ledger, pipes):
+        arm.wait_until_ready()
+        before = page_faults(arm.pid)
+        os.write(pipes[0], b"!" * 5000)
+        assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"
+        assert page_faults(arm.pid) - before < len(ledger.words) * 8 // mmap.PAGESIZE // 2
+
+
+def page_faults(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
 
 
 @pytest.mark.parametrize("program", SLEEPERS)
