@@ -211,7 +211,16 @@ CASES: dict[str, Case] = {
             },
             is_open=False,
         ),
-        Case("start", "from nothing to a Waker that watches, and its end", device="start", is_rung=False),
+        Case(
+            "start",
+            "from nothing to a Waker that watches, and its end; what an inline one has made with the vCPU is not in it",
+            device="start",
+            # No "apart": a Waker that comes later comes where its Launcher is.
+            own={
+                "pin": Parameter("free", "processors: all on one, or as the scheduler likes", choices=("free", "same"))
+            },
+            is_rung=False,
+        ),
     )
 }
 

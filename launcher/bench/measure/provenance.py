@@ -22,6 +22,7 @@ _GIT_POINTS = frozenset(
         *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
     )
 )
+_TELLING = ("PYTHON", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _WHEELS = ("numpy", "psutil", "rich", "posix_ipc", "unicorn")
 
 
@@ -43,6 +44,7 @@ def host(seed: int, tree: Path = ROOT) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "python": f"{platform.python_implementation()} {platform.python_version()} ({platform.python_build()[1]})",
         "gil": has_gil(),
+        "environment": environment(),
         "versions": versions(),
         "cc": yardstick.compiler_version(),
         "git": revision(tree),
@@ -137,6 +139,11 @@ def governor() -> str:
 def has_gil() -> bool:
     """Whether this Python has the lock that lets one thread run at a time."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that change how Python runs or where memory comes from: what is measured inherits them."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)}
 
 
 def versions() -> dict[str, str]:
