@@ -241,15 +241,21 @@ def test_the_harness_alone_serves_every_ring() -> None:
 
 @pytest.mark.parametrize("program", yardstick.PROGRAMS)
 def test_the_yardstick_keeps_the_same_ledger(program: str) -> None:
-    try:
-        yardstick.build()
-    except CannotRunError as reason:
-        pytest.skip(str(reason))
+    if reason := yardstick.why_not(program):
+        pytest.skip(reason)
     case = "wake"
     if program.startswith("kvm_"):
         skip_unless_it_runs("thread/select", "kvm")
         case = "wake-busy"
     expect_all_served(measure(case, f"c:{program}", "c"))
+
+
+@pytest.mark.parametrize("sources", [16, 300])  # which is more than one message can hand over
+@pytest.mark.parametrize("program", [name for name in yardstick.PROGRAMS if not name.startswith("kvm_")])
+def test_the_yardstick_serves_each_ring_of_the_source_that_was_rung(program: str, sources: int) -> None:
+    if reason := yardstick.why_not(program):
+        pytest.skip(reason)
+    expect_all_served(measure("fanin", f"c:{program}", "c", sources=sources, active="all", patience_s=3.0))
 
 
 def test_rounds_of_one_seed_are_rung_alike_and_another_is_not() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from launcher import cli
 from launcher.bench.duels.sides import parse
+from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import hops
 from launcher.bench.measure.rounds import Placement, placement
@@ -102,7 +103,30 @@ def test_the_ratio_is_of_c_with_the_same_parameters() -> None:
     assert found == {"process/poll 1.0": ("c:process_select", 8.0), "process/poll 100.0": ("c:process_select", 2.0)}
 
 
-def test_the_ratio_is_of_the_same_algorithm_in_c_block_by_block() -> None:
+BASES = {
+    ("wake", "python"): {"thread": "thread_select", "process": "process_select", "inline": "direct"},
+    ("wake-busy", "kvm"): {"thread": "kvm_thread_select", "process": "kvm_thread_select", "inline": "kvm_sigio"},
+    ("wake-busy", "python"): dict.fromkeys(("thread", "process", "inline")),  # whose Guest takes no exit of KVM's
+    ("echo", "kvm"): dict.fromkeys(("thread", "process", "inline")),
+}
+BASES["wake", "kvm"] = BASES["wake", "unicorn"] = BASES["wake", "python"]
+BASES["wake-busy", "unicorn"] = BASES["wake-busy", "python"]
+
+
+@pytest.mark.parametrize(("case", "engine"), BASES)
+def test_a_waker_is_compared_with_c_of_its_place_on_its_engine(case: str, engine: str) -> None:
+    wanted = {place: name and f"c:{name}" for place, name in BASES[case, engine].items()}
+    wanted["fork"] = wanted["process"]
+    programs = [a_round(f"c:{name}", [1.0] * 9, case=case) for name in yardstick.PROGRAMS]
+    wakers = [a_round(f"{place}/epoll", [2.0] * 9, engine=engine, case=case) for place in wanted]
+    summaries = summarise(programs + wakers)
+    assert {one.waker.partition("/")[0]: one.base for one in summaries if one.is_waker} == wanted
+    said = [one for one in remarks(get(case), summaries) if one.startswith("x C")]
+    of = ", ".join(sorted(set(filter(None, wanted.values()))))
+    assert said == [f"x C: p50 against plain C of the same place (select), or the nearest to it: {of}"] * bool(of)
+
+
+def test_the_ratio_is_that_to_c_block_by_block() -> None:
     rounds = []
     for block, slowness in enumerate((1, 50, 1)):  # the machine was slow for a block, for all alike
         rounds += [
@@ -208,9 +232,15 @@ def test_what_no_duel_can_compare_is_not_suggested(difference: dict[str, Any]) -
     assert after_bench(get("wake"), summarise(rounds)).startswith("launcher bench ")
 
 
-def test_the_harness_alone_is_compared_with_plain_c() -> None:
-    summaries = summarise([a_round("spin/direct", [2.0] * 9), a_round("c:direct", [4.0] * 9)])
-    assert "the harness alone (spin/direct): 0.50 x c:direct" in remarks(get("wake"), summaries)
+@pytest.mark.parametrize(
+    ("us", "doubt"), [(0.76, "both were disturbed"), (0.78, ""), (1.29, ""), (1.31, "takes more than 1.3 x what C")]
+)
+def test_the_harness_alone_is_compared_with_c_that_polls_as_it_does(us: float, doubt: str) -> None:
+    sleeper, poller = a_round("c:direct", [9.0] * 9), a_round("c:direct_spin", [1.0] * 9)
+    said = remarks(get("wake"), summarise([a_round("spin/direct", [us] * 9), sleeper, poller]))
+    assert said[0] == f"the harness alone (spin/direct): {us} x c:direct_spin, the same in plain C"
+    assert len(said) == 1 + bool(doubt)
+    assert not doubt or (doubt in said[1] and "measure once more when it is quiet" in said[1])
 
 
 # ---- How much, and where ----

@@ -101,7 +101,7 @@ def test_one_that_dies_says_how(script: str, how: str) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize(("code", "kind"), [(77, CannotRunError), (3, CannotRunError), (1, ArmFailed)])
+@pytest.mark.parametrize(("code", "kind"), [(77, CannotRunError), (3, ArmFailed), (1, ArmFailed)])
 def test_one_that_is_never_ready_says_why(code: int, kind: type[Exception]) -> None:
     with an_arm(f"echo it has its reasons >&2; exit {code}") as arm, pytest.raises(kind, match="it has its reasons"):
         arm.wait_until_ready()

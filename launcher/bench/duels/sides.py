@@ -90,5 +90,5 @@ def _yardstick(case: Case, name: str) -> str:
     if name not in case.yardsticks:
         known = ", ".join(one for one in case.yardsticks if one.startswith(yardstick.PREFIX)) or "none"
         raise UsageError(f"'{name}' is no yardstick of case {case.name}; it has {known}")
-    yardstick.build()
+    yardstick.build(name.removeprefix(yardstick.PREFIX))
     return name

@@ -140,12 +140,13 @@ DIRECT = "spin/direct"
 """The harness alone: it looks at the file by itself, and there is no Waker."""
 
 _C_HALTED = ("c:direct", "c:thread_select", "c:process_select")
+_HARNESS = ("c:direct_spin", DIRECT)
 _ROUNDTRIP = {"payload": Parameter(1, "bytes that are typed at once", 1, 256)}
 
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        Case("wake", "from a ring to its being served, with the Guest halted", yardsticks=(*_C_HALTED, DIRECT)),
+        Case("wake", "from a ring to its being served, with the Guest halted", yardsticks=(*_C_HALTED, *_HARNESS)),
         Case(
             "wake-busy",
             "the same, with a Guest that computes and never leaves by itself",

@@ -29,7 +29,6 @@ _START_S = 60.0
 _REPORT_S = 5.0
 _END_S = 10.0
 """What a process may take to close all that it has: a Waker that must be killed takes 2 s of it."""
-_CANNOT = (3, EXIT_CANNOT_RUN_HERE)  # the yardstick's, the arm's
 _MAX_FDS = 4
 _MOST_WORDS = 1 << 20
 
@@ -175,7 +174,7 @@ class Arm(_Member):
         if said[:1] == b"r":
             return said[1:].decode().split(), fds
         words = self.leave()
-        if self._process.returncode in _CANNOT:
+        if self._process.returncode == EXIT_CANNOT_RUN_HERE:
             raise CannotRunError(words)
         raise ArmFailed(f"before it was ready: {words}")
 

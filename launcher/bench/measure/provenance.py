@@ -46,7 +46,7 @@ def host(seed: int, tree: Path = ROOT) -> dict[str, Any]:
         "gil": has_gil(),
         "environment": environment(),
         "versions": versions(),
-        "cc": compiler_version(),
+        "cc": yardstick.compiler_version(),
         "git": revision(tree),
         "seed": seed,
     }
@@ -153,12 +153,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def compiler_version() -> str:
-    """Return the C compiler's first line, or `none`."""
-    cc = yardstick.compiler()
-    return "none" if cc is None else _output(cc, "--version").partition("\n")[0] or "unknown"
 
 
 def revision(tree: Path) -> str:

@@ -243,10 +243,9 @@ def plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
 def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pipe]) -> list[str]:
     idle = int(plan.parameters.get("sources", 1)) - len(pipes)
     if plan.waker.startswith(yardstick.PREFIX):
-        if len(pipes) > 1:
-            raise CannotRunError("a program in C serves one source that is rung; set active=one to compare with it")
-        program = yardstick.build() / plan.waker.removeprefix(yardstick.PREFIX)
-        return [str(program), *map(str, (pipes[0].reader, ledger_fd, rings, idle))]
+        program = yardstick.build(plan.waker.removeprefix(yardstick.PREFIX))
+        readers = ",".join(str(pipe.reader) for pipe in pipes)
+        return [str(program), readers, *map(str, (ledger_fd, rings, idle))]
     spec = Spec(
         device="direct" if plan.waker == DIRECT else case.device,
         engine=plan.engine,

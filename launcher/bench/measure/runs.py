@@ -16,6 +16,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from time import monotonic_ns
 from typing import Any
 
@@ -218,17 +219,19 @@ def _report(control: socket.socket, say: Callable[[], dict[str, Any]]) -> None:
 
 def _run_direct(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     """Look at the pipe until there is something in it, and serve that: the harness, and nothing else."""
-    served, words, rings, fd = Served(ledger, None), ledger.words, ledger.rings, spec.fds[0]
+    left, fd, taken = ledger.rings, spec.fds[0], bytearray(4096)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    look, read, note = poll.poll, os.read, served.note
+    # As in C: os.read would allocate 4 KiB anew, which takes 0.1 us of the 1.3 that all of this does.
+    look, read, note = poll.poll, FileIO(fd, closefd=False).readinto, Served(ledger, None).note
     _freeze()
     control.send(b"r")
     with suppress(GivenUp):
-        while words[SERVED] < rings:
+        while left > 0:
             if look(0):  # three times as quick as a read that raises
-                count = len(read(fd, 4096))
+                count = read(taken)
                 note(0, count, monotonic_ns())
+                left -= count
     _report(control, lambda: {"cpu_ns": {}, "counts": {}})
 
 
