@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.words import shown
+from shared.errors import Unread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +44,16 @@ def console() -> Console:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     return _Console(width=None if sys.stdout.isatty() else _NO_WIDTH, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def printed(code: int) -> Iterator[None]:
+    """Print what was found, which has this exit code; raise `Unread`, which keeps it, when whoever reads has gone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise Unread(code) from None
 
 
 def print_columns(

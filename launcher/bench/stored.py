@@ -10,9 +10,9 @@ from pathlib import Path
 from launcher.bench.judging.compare import compare
 from launcher.bench.judging.verdict import Settings
 from launcher.bench.show.next import after_compare
-from launcher.bench.show.terminal import printed
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
+from launcher.tables import printed
 from launcher.words import called, say
 from shared.errors import EXIT_FINE, UsageError
 
