@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS = {
+    "check": (("check", "--waker=thread/select", "--engine=python", "--rule=W1"), 0),
     "doctor": (("doctor",), 0),
     "bench": (("bench", "--show", "bench.jsonl"), 0),
     "lost": (("bench", "--show", "lost.jsonl"), 4),
