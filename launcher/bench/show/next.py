@@ -20,13 +20,13 @@ _REVISION = re.compile("[0-9a-f]{7,40}")
 
 def after_bench(case: Case, summaries: Sequence[Summary]) -> str:
     """Return the command that says more than this one did."""
-    if not any(summary.n for summary in summaries):
-        return "launcher doctor"
     wakers = [summary for summary in summaries if summary.is_waker]
     engine = f" --engine {wakers[0].engine}" if wakers else ""
     lost = next((summary for summary in wakers if summary.lost), None)
     if lost is not None:
         return shlex.join(["launcher", "check", "--waker", lost.waker, "--engine", lost.engine])
+    if not any(summary.n for summary in summaries):
+        return "launcher doctor"
     best = next((summary for summary in wakers if summary.is_sound), None)
     if best is not None and case.is_timed and (duel := _duel(case, best, wakers)):
         return duel
