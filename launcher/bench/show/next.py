@@ -34,15 +34,19 @@ def after_bench(case: Case, summaries: Sequence[Summary]) -> str:
     return f"launcher bench --case {other}{engine}"
 
 
-def after_compare(outcome: str, head: Round, base_git: object, receipts: str) -> str:
-    """Return what follows two stored runs whose worst arm is that of `head`: a duel, where the base is a revision."""
+def after_compare(outcome: str, head: Round, gits: tuple[object, object], receipts: str) -> str:
+    """Return what follows two stored runs whose worst arm is that of `head`: a duel, where the base is a revision.
+
+    `gits` are the revisions of base and head; where they are the same it is the machine that differs.
+    """
     if outcome == BROKEN:
         return shlex.join(["launcher", "check", "--waker", head.waker, "--engine", head.engine])
     if outcome in (Outcome.NOT_REGRESSED, Outcome.IMPROVED):
         return shlex.join(["launcher", "export", receipts, "--format", "benchfmt"])
-    if not _REVISION.fullmatch(str(base_git)) or head.case not in CASES:
+    revision = str(gits[0])
+    if not _REVISION.fullmatch(revision) or gits[0] == gits[1] or head.case not in CASES:
         return "launcher doctor --aa"
-    command = ["launcher", "duel", head.waker, "--against", str(base_git), "--case", head.case, "--engine", head.engine]
+    command = ["launcher", "duel", head.waker, "--against", revision, "--case", head.case, "--engine", head.engine]
     return shlex.join(command + _set(CASES[head.case], head.parameters))
 
 
