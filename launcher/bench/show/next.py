@@ -13,7 +13,7 @@ from launcher.bench.judging.judge import BROKEN
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import CASES, Case, Value
 from launcher.bench.show.summary import Summary
-from launcher.bench.store.records import Round
+from launcher.bench.store.records import Round, setting
 
 _REVISION = re.compile("[0-9a-f]{7,40}")
 
@@ -61,7 +61,7 @@ def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
     ours, theirs = best.parameters, rival.parameters
     differing = [name for name in ours if ours[name] != theirs[name]]
     sides = [
-        "@".join(filter(None, [one.waker, ",".join(_setting(name, one.parameters[name]) for name in differing)]))
+        "@".join(filter(None, [one.waker, ",".join(setting(name, one.parameters[name]) for name in differing)]))
         for one in (best, rival)
     ]
     command = ["launcher", "duel", *sides, "--case", case.name, "--engine", best.engine]
@@ -71,9 +71,5 @@ def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
 def _set(case: Case, parameters: Mapping[str, Value]) -> list[str]:
     """Return the options that set what is not as it comes."""
     defaults = case.defaults()
-    apart = [_setting(name, value) for name, value in parameters.items() if value != defaults.get(name)]
+    apart = [setting(name, value) for name, value in parameters.items() if value != defaults.get(name)]
     return [word for setting in apart for word in ("--set", setting)]
-
-
-def _setting(name: str, value: int | float | str) -> str:
-    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"
