@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.words import shown
+from shared.errors import Unread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,18 +46,28 @@ def console() -> Console:
     return _Console(width=None if sys.stdout.isatty() else _NO_WIDTH, soft_wrap=True, highlight=False)
 
 
+@contextmanager
+def printed(code: int) -> Iterator[None]:
+    """Print what was found, which has this exit code; raise `Unread`, which keeps it, when whoever reads has gone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise Unread(code) from None
+
+
 def print_columns(
     out: Console, columns: Sequence[Column], styles: Sequence[str] = (), spare: Sequence[str] = ()
 ) -> None:
-    """Print a table, its rows in these styles; `spare` are columns a narrow terminal does without, the first first.
+    """Print a table, its rows in these styles; a narrow terminal does without the columns that begin with `spare`.
 
-    What is wider all the same, the terminal wraps: rich would cut digits off.
+    The first is left out first. What is wider all the same, the terminal wraps: rich would cut digits off.
     """
     kept = list(columns)
-    for heading in spare:
+    for beginning in spare:
         if _width(out, kept) <= out.width:
             break
-        kept = [column for column in kept if column.heading != heading]
+        kept = [column for column in kept if not column.heading.startswith(beginning)]
     out.width = max(out.width, _width(out, kept))
     out.print(_table(kept, styles))
     if left_out := [column.heading for column in columns if column not in kept]:

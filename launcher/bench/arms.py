@@ -16,6 +16,7 @@ from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import Case, Value
 from launcher.bench.measure.rounds import placement
 from launcher.bench.measure.session import ArmPlan, is_yardstick
+from launcher.bench.store.records import setting
 from shared.errors import UsageError
 
 
@@ -87,8 +88,9 @@ def _add(
     varied: set[str],
 ) -> None:
     for combination in combinations:
-        shown = "".join(f" {key}={value}" for key, value in combination.items() if key in varied)
-        chosen.arms.append(ArmPlan(f"{label}{shown}", engine_name, name, {**case.defaults(), **combination}))
+        own = ",".join(setting(key, value) for key, value in combination.items() if key in varied)
+        arm = f"{label}@{own}" if own else label  # as a duel takes it
+        chosen.arms.append(ArmPlan(arm, engine_name, name, {**case.defaults(), **combination}))
 
 
 def _expand(case: Case, patterns: Sequence[str]) -> list[str]:

@@ -17,9 +17,10 @@ from launcher.bench.measure.session import Session, choose_amount
 from launcher.bench.show.next import after_bench
 from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, print_table, remarks
-from launcher.bench.show.terminal import printed, progress
+from launcher.bench.show.terminal import progress
 from launcher.bench.store import receipts
 from launcher.bench.store.records import Round, Run
+from launcher.tables import printed
 from launcher.words import called, say, shown
 from shared.errors import (
     EXIT_BROKEN_RULE,

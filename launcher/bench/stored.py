@@ -10,9 +10,9 @@ from pathlib import Path
 from launcher.bench.judging.compare import compare
 from launcher.bench.judging.verdict import Settings
 from launcher.bench.show.next import after_compare
-from launcher.bench.show.terminal import printed
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
+from launcher.tables import printed
 from launcher.words import called, say
 from shared.errors import EXIT_FINE, UsageError
 
@@ -25,7 +25,8 @@ def compare_files(args: argparse.Namespace) -> int:
     for warning in comparison.warnings:
         say(warning)
     worst, among = comparison.worst, len(comparison.verdicts)
-    then = called(after_compare(worst.outcome, head.of_arm(worst.head)[0], base.run.host.get("git"), args.head))
+    gits = base.run.host.get("git"), head.run.host.get("git")
+    then = called(after_compare(worst.outcome, head.of_arm(worst.head)[0], gits, args.head))
     with printed(comparison.exit_code):
         if args.json:
             print(json.dumps(comparison.to_json() | {"next": then}, allow_nan=False))

@@ -15,7 +15,7 @@ from launcher import engines
 from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
 from launcher.check.rules import RULES
 from launcher.machine import choose_breaker
-from launcher.tables import console
+from launcher.tables import console, printed
 from shared.breaker import INLINE, KINDS
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
 
@@ -157,7 +157,10 @@ def main(
     findings = check(wakers or waker.names(), engine_names, rules or list(RULES), kinds or ())
     with _interrupted_between_rules() as check_interrupt:
         findings = _until(check_interrupt, findings)
-        outcomes = _print_json(findings) if is_json else _print_table(findings)
+        return _exit_code(_print_json(findings) if is_json else _print_table(findings))
+
+
+def _exit_code(outcomes: set[str]) -> int:
     if FAIL in outcomes:
         return EXIT_BROKEN_RULE
     return EXIT_FINE if outcomes - {SKIP} else EXIT_CANNOT_RUN_HERE
@@ -195,10 +198,11 @@ def _until(heed_interrupt: Callable[[], None], findings: Iterable[Finding]) -> I
 
 
 def _print_json(findings: Iterable[Finding]) -> set[str]:
-    outcomes = set()
+    outcomes: set[str] = set()
     for finding in findings:
-        print(json.dumps(finding._asdict()), flush=True)
         outcomes.add(finding.outcome)
+        with printed(_exit_code(outcomes)):
+            print(json.dumps(finding._asdict()))
     return outcomes
 
 
@@ -232,13 +236,15 @@ def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
     for (engine_name, waker_name), row in rows.items():
         cells = (_cell(row[rule].outcome, is_narrow) if rule in row else Text("") for rule in rules)
         table.add_row(engine_name, waker_name, *cells)
-    out.print(table)
-    if is_narrow:
-        out.print("p pass, f fail, e expected, s skip", style="dim")
-    remarks = [f for row in rows.values() for f in row.values() if f.outcome != PASS]
-    for reason, engine_name, waker_name, rule in _folded(remarks):
-        out.print(f"{engine_name} {waker_name} {rule}: {reason}", markup=False)
-    return {finding.outcome for row in rows.values() for finding in row.values()}
+    findings = [finding for row in rows.values() for finding in row.values()]
+    outcomes = {finding.outcome for finding in findings}
+    with printed(_exit_code(outcomes)):
+        out.print(table)
+        if is_narrow:
+            out.print("p pass, f fail, e expected, s skip", style="dim")
+        for reason, engine_name, waker_name, rule in _folded([f for f in findings if f.outcome != PASS]):
+            out.print(f"{engine_name} {waker_name} {rule}: {reason}", markup=False)
+    return outcomes
 
 
 def _folded(remarks: Sequence[Finding]) -> Iterator[tuple[str, str, str, str]]:

@@ -76,7 +76,7 @@ def test_json_is_an_object_for_each_arm_and_one_at_the_end(env: dict[str, str]) 
     done = run_launcher(*args, env=env | {"CC": "/no/such/cc"})
     *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
     named = [arm for arm in arms if arm["waker"] == "thread/poll"]
-    assert sorted(arm["arm"] for arm in named) == ["thread/poll idle_us=100.0", "thread/poll idle_us=300.0"]
+    assert sorted(arm["arm"] for arm in named) == ["thread/poll@idle_us=100", "thread/poll@idle_us=300"]
     assert all(arm["n"] == 20 and arm["lost"] == [] for arm in arms)
     assert set(last.pop("front")) <= {arm["arm"] for arm in named}
     assert last.pop("next").startswith("launcher duel thread/poll@idle_us=")

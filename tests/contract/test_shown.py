@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 
 from launcher.bench.duels.duel import Plan
 from launcher.bench.store.receipts import Round, Run, Writer
+from launcher.check import report
+from shared.errors import Unread
 from tests.support.noise import duel, round_at
 from tests.support.sessions import LAUNCHER, PATIENCE_S, ROOT, environment, only_sentence, run_launcher, session
 
@@ -48,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS = {
+    "check": (("check", "--waker=thread/select", "--engine=python", "--rule=W1"), 0),
     "doctor": (("doctor",), 0),
     "bench": (("bench", "--show", "bench.jsonl"), 0),
     "lost": (("bench", "--show", "lost.jsonl"), 4),
@@ -80,6 +85,19 @@ def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, fol
         assert b"LOST: process/epoll_oneshot: ring 3 woke nobody" in said[0]
     if name == "duel":
         assert said[0].startswith(b"::error title=launcher duel%3A regressed::")
+
+
+@pytest.mark.parametrize("show", [report._print_table, report._print_json])
+def test_a_rule_that_is_broken_is_so_whoever_reads(
+    show: Callable[[list[report.Finding]], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with suppress(BrokenPipeError), os.fdopen(theirs, "w") as nobody:  # which is flushed when it is closed
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with pytest.raises(Unread) as caught:
+            show([report.Finding("fork/poll", "python", "W1", report.FAIL, "it did not wake")])
+    assert caught.value.exit_code == 4
 
 
 @pytest.mark.parametrize("name", COMMANDS)

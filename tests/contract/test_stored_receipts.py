@@ -72,14 +72,14 @@ def test_of_many_arms_the_worst_is_named_and_the_alpha_is_the_one_that_was_asked
     assert "next: " + line["next"] == then
 
 
-@pytest.mark.parametrize(("git", "then"), [("0123abc+changes", "doctor --aa"), ("--help", "doctor --aa")])
-def test_without_a_revision_there_is_no_duel_against_it(
-    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], git: str, then: str
+@pytest.mark.parametrize("git", ["0123abc+changes", "--help", "0123456789ab"])
+def test_without_another_revision_there_is_no_duel_against_it(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], git: str
 ) -> None:
     old = stored(tmp_path / "old.jsonl", duel({"A": 0.0}, blocks=30, seed=1), git=git)
-    head = stored(tmp_path / "head.jsonl", duel({"A": 0.2}, blocks=30, seed=2))
+    head = stored(tmp_path / "head.jsonl", duel({"A": 0.2}, blocks=30, seed=2), git="0123456789ab")
     assert main(["compare", old, head]) == 2
-    assert capsys.readouterr().out.splitlines()[-1] == f"next: launcher {then}"
+    assert capsys.readouterr().out.splitlines()[-1] == "next: launcher doctor --aa"
     assert main(["compare", old, base]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"next: launcher export {base} --format benchfmt"
 
@@ -88,17 +88,19 @@ def test_without_a_revision_there_is_no_duel_against_it(
 def test_what_is_idle_is_compared_by_what_it_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu_us: int, code: int, word: str
 ) -> None:
-    def idle(name: str, us: int) -> str:
+    def idle(name: str, us: int, n: int = 20) -> str:
         usage = [Usage("launcher", us * 1000, 2, 0, 20 << 20)]
         none = np.empty(0, dtype=np.int64)
         counts = {"served": 1, "spurious": 0}
         rounds = [
-            round_at("A", block, case="idle", latencies_ns=none, counts=counts, usage=usage) for block in range(20)
+            round_at("A", block, case="idle", latencies_ns=none, counts=counts, usage=usage) for block in range(n)
         ]
         return stored(tmp_path / name, rounds)
 
     assert main(["compare", idle("base.jsonl", 10), idle("head.jsonl", cpu_us)]) == code
     assert f"by what it costs, {word}" in capsys.readouterr().out
+    assert main(["compare", idle("two.jsonl", 10, n=2), idle("other.jsonl", 10, n=2)]) == 3
+    assert "A: 2 rounds a side are too few at this level: measure more of them" in capsys.readouterr().out
 
 
 def test_a_larger_delta_allows_more(base: str, tmp_path: Path) -> None:

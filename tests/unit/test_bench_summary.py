@@ -225,6 +225,13 @@ def test_the_next_duel_is_one_that_can_be_fought(
     assert not base.is_same_as(head)
 
 
+def test_where_nothing_was_measured_the_doctor_is_asked_and_where_all_was_lost_the_rules() -> None:
+    assert after_bench(get("wake"), []) == "launcher doctor"
+    assert after_bench(get("wake"), summarise([a_round("thread/poll", [])])) == "launcher doctor"
+    lost = summarise([a_round("thread/poll", [], lost=(1, 2))])
+    assert after_bench(get("wake"), lost) == "launcher check --waker thread/poll --engine python"
+
+
 @pytest.mark.parametrize("difference", [{"engine": "kvm"}, {"parameters": {"of": "a stranger"}}])
 def test_what_no_duel_can_compare_is_not_suggested(difference: dict[str, Any]) -> None:
     one = a_round("thread/poll", [1.0] * 9)

@@ -21,13 +21,14 @@ from launcher.bench.judging.verdict import Settings
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.measure.rounds import PATIENCE_S
-from launcher.bench.show.terminal import printed, progress, terminated_as_interrupted
+from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.stats import quantiles
 from launcher.bench.store import receipts
 from launcher.bench.store.receipts import Round, Run
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
+from launcher.tables import printed
 from launcher.words import called, say
 from shared.errors import Interrupted, UsageError, worst
 

@@ -13,6 +13,7 @@ Alpha is shared by all that is compared: twenty Wakers must not mean twenty chan
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -121,15 +122,22 @@ def _compare_one(
     is_timed = base[0].case not in CASES or CASES[base[0].case].is_timed
     needed = levels_needed(len(judged), settings)
     found = {p: _evidence(logs[0][p], logs[1][p], needed) for p in judged}
+    counts = judge_counts(base, head, settings, _unpaired)
+    notes = []
+    if is_timed and not found:
+        notes.append("no quantile that the rounds of both can speak for")
+    if not is_timed and any(math.isinf(count.interval.low) for count in counts):
+        fewest = min(count.pairs for count in counts)
+        notes.append(f"{fewest} rounds a side are too few at this level: measure more of them (bench --samples)")
     return conclude(
         base=base[0].arm,
         head=head[0].arm,
         control=None,
         rounds=[*base, *head],
         found=judge_evidence(found, {}, settings),
-        counts=judge_counts(base, head, settings, _unpaired),
+        counts=counts,
         settings=settings,
-        notes=[] if found or not is_timed else ["no quantile that the rounds of both can speak for"],
+        notes=notes,
         is_timed=is_timed,
     )
 

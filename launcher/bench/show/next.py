@@ -13,20 +13,20 @@ from launcher.bench.judging.judge import BROKEN
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import CASES, Case, Value
 from launcher.bench.show.summary import Summary
-from launcher.bench.store.records import Round
+from launcher.bench.store.records import Round, setting
 
 _REVISION = re.compile("[0-9a-f]{7,40}")
 
 
 def after_bench(case: Case, summaries: Sequence[Summary]) -> str:
     """Return the command that says more than this one did."""
-    if not any(summary.n for summary in summaries):
-        return "launcher doctor"
     wakers = [summary for summary in summaries if summary.is_waker]
     engine = f" --engine {wakers[0].engine}" if wakers else ""
     lost = next((summary for summary in wakers if summary.lost), None)
     if lost is not None:
         return shlex.join(["launcher", "check", "--waker", lost.waker, "--engine", lost.engine])
+    if not any(summary.n for summary in summaries):
+        return "launcher doctor"
     best = next((summary for summary in wakers if summary.is_sound), None)
     if best is not None and case.is_timed and (duel := _duel(case, best, wakers)):
         return duel
@@ -34,15 +34,19 @@ def after_bench(case: Case, summaries: Sequence[Summary]) -> str:
     return f"launcher bench --case {other}{engine}"
 
 
-def after_compare(outcome: str, head: Round, base_git: object, receipts: str) -> str:
-    """Return what follows two stored runs whose worst arm is that of `head`: a duel, where the base is a revision."""
+def after_compare(outcome: str, head: Round, gits: tuple[object, object], receipts: str) -> str:
+    """Return what follows two stored runs whose worst arm is that of `head`: a duel, where the base is a revision.
+
+    `gits` are the revisions of base and head; where they are the same it is the machine that differs.
+    """
     if outcome == BROKEN:
         return shlex.join(["launcher", "check", "--waker", head.waker, "--engine", head.engine])
     if outcome in (Outcome.NOT_REGRESSED, Outcome.IMPROVED):
         return shlex.join(["launcher", "export", receipts, "--format", "benchfmt"])
-    if not _REVISION.fullmatch(str(base_git)) or head.case not in CASES:
+    revision = str(gits[0])
+    if not _REVISION.fullmatch(revision) or gits[0] == gits[1] or head.case not in CASES:
         return "launcher doctor --aa"
-    command = ["launcher", "duel", head.waker, "--against", str(base_git), "--case", head.case, "--engine", head.engine]
+    command = ["launcher", "duel", head.waker, "--against", revision, "--case", head.case, "--engine", head.engine]
     return shlex.join(command + _set(CASES[head.case], head.parameters))
 
 
@@ -57,7 +61,7 @@ def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
     ours, theirs = best.parameters, rival.parameters
     differing = [name for name in ours if ours[name] != theirs[name]]
     sides = [
-        "@".join(filter(None, [one.waker, ",".join(_setting(name, one.parameters[name]) for name in differing)]))
+        "@".join(filter(None, [one.waker, ",".join(setting(name, one.parameters[name]) for name in differing)]))
         for one in (best, rival)
     ]
     command = ["launcher", "duel", *sides, "--case", case.name, "--engine", best.engine]
@@ -67,9 +71,5 @@ def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
 def _set(case: Case, parameters: Mapping[str, Value]) -> list[str]:
     """Return the options that set what is not as it comes."""
     defaults = case.defaults()
-    apart = [_setting(name, value) for name, value in parameters.items() if value != defaults.get(name)]
+    apart = [setting(name, value) for name, value in parameters.items() if value != defaults.get(name)]
     return [word for setting in apart for word in ("--set", setting)]
-
-
-def _setting(name: str, value: int | float | str) -> str:
-    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"

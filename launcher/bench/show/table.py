@@ -11,7 +11,7 @@ from launcher.bench.show.summary import Summary, front
 from launcher.bench.stats import quantiles
 from launcher.tables import Column, console, print_columns
 
-_SPARE = ("p99.9 us", "late", "max us", "n", "PSS MiB", "rings/s", "reads/s", "switches/wake")
+_SPARE = ("p99.9", "late", "max", "n", "PSS", "rings/s", "reads/s", "switches")
 """What a narrow terminal does without, the first first."""
 
 HARNESS_LIMIT = 1.3

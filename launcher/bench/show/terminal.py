@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 from launcher.words import shown
-from shared.errors import Unread
 
 
 @contextmanager
@@ -25,16 +24,6 @@ def progress() -> Iterator[Callable[[str], object]]:
         yield lambda text: print(f"\r\033[K{shown(text)} ", end="", file=sys.stderr, flush=True)
     finally:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def printed(code: int) -> Iterator[None]:
-    """Print what was found, which has this exit code; raise `Unread`, which keeps it, when whoever reads has gone."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise Unread(code) from None
 
 
 @contextmanager
