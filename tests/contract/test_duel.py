@@ -256,12 +256,15 @@ def begun(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        end = monotonic() + PATIENCE_S
-        while rounds_in(tmp_path / "duel.jsonl") < 2:
-            assert process.poll() is None
-            assert monotonic() < end
-            select.select([], [], [], 0.02)
-        yield process
+        try:
+            end = monotonic() + PATIENCE_S
+            while rounds_in(tmp_path / "duel.jsonl") < 2:
+                assert process.poll() is None
+                assert monotonic() < end
+                select.select([], [], [], 0.02)
+            yield process
+        finally:
+            process.kill()  # a test that fails does not wait for its end
 
 
 @pytest.mark.parametrize("signo", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

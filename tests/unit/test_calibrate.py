@@ -264,6 +264,7 @@ def test_rounds_that_a_calibration_cannot_have_are_refused(
         "{}",
         '{"head": "A\'", "outcome": "regressed"}',
         '{"head": "A\'", "outcome": "regressed", "seconds": NaN}',
+        f'{{"head": "A\'", "outcome": "regressed", "seconds": {10**400}}}',
         '{"head": "A\'", "outcome": ["regressed"], "seconds": 1}',
         '{"head": ["A"], "outcome": "regressed", "seconds": 1}',
         '{"head": "B", "outcome": "regressed", "seconds": 1}',

@@ -7,7 +7,6 @@ and how long it takes.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from launcher.words import shown
 ENOUGH = 10
 """Fewer of a pair confirm nothing."""
 MOST_SECONDS = 120.0
+_A_DAY_S = 86_400
 _OUTCOMES = (*map(str, Outcome), BROKEN, NOTHING_MEASURED)
 
 
@@ -123,5 +123,5 @@ def _is_duel(found: Any) -> bool:
     if not isinstance(found, dict):
         return False
     seconds = found.get("seconds")
-    is_timed = isinstance(seconds, int | float) and 0 <= seconds < math.inf
+    is_timed = isinstance(seconds, int | float) and 0 <= seconds < _A_DAY_S
     return is_timed and found.get("head") in [*TARGETS] and found.get("outcome") in _OUTCOMES
