@@ -142,6 +142,15 @@ def test_a_process_waker_imports_nothing_heavy() -> None:
     assert loaded & HEAVY == set()
 
 
+def test_a_command_line_is_read_without_what_most_commands_do_not_need() -> None:
+    script = "import sys; from launcher.cli import make_parser; make_parser(); print(*sys.modules)"
+    argv = [sys.executable, "-S", "-c", script]
+    loaded = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "launcher.commands" in loaded
+    assert set(loaded) & {"shtab", "logging", "importlib.metadata", "email", "hashlib", "tomllib", "difflib"} == set()
+    assert set(loaded) & {"numpy", "rich", "psutil", "posix_ipc", "elftools", "pyroute2", "unicorn"} == set()
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "waker/strategies").glob("*.py")))
 def test_a_strategy_fits_on_a_page(name: str) -> None:
     assert len((ROOT / "waker/strategies" / name).read_text().splitlines()) <= 120
