@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_process_waker_imports_nothing_of_the_kinds_that_it_does_not_use(kind:
         numbers = (" ".join(map(str, given)) for given in (handle.numbers, handle.fds))
         loaded = subprocess.run(
             [sys.executable, "-S", "-P", "-c", LOADED_BY_A_PEER, str(page.fileno()), kind, *numbers],
-            env={"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=True,

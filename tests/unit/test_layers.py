@@ -138,7 +138,7 @@ def test_a_process_waker_loads_nothing_heavy_and_no_strategy_but_its_own(tmp_pat
     ours, theirs = Wire.pair()
     argv = [sys.executable, "-S", "-P", "-v", "-m", "waker"]  # says what it imports
     with theirs, (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(argv, env={"PYTHONPATH": str(ROOT)}, stdin=theirs, stderr=said)
+        process = subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=theirs, stderr=said)
     with closing(ours), GuestMemory.create(0x20000) as memory, memory.canary() as canary, Page.create() as page:
         bell = os.eventfd(0)
         ours.send(Kind.HELLO, [*canary], "poll eventfd", [memory.fileno(), page.fileno(), bell])
