@@ -26,7 +26,8 @@ def test_a_page_has_no_gaps_and_its_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests"])
 def test_the_readme_shows_what_list_prints(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
-    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.sub(r" \(not here: .*\)$", "", capsys.readouterr().out, flags=re.M)  # there it is
+    assert listed in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_strategy_in_contributing_is_one() -> None:
