@@ -17,7 +17,7 @@ from launcher.bench.measure.cases import Case, Value
 from launcher.bench.measure.rounds import placement
 from launcher.bench.measure.session import ArmPlan, is_yardstick
 from launcher.bench.store.records import setting
-from shared.errors import CannotRunError, UsageError
+from shared.errors import UsageError
 
 
 @dataclass(slots=True)
@@ -52,10 +52,11 @@ def choose_arms(
                 continue
             _add(chosen, case, label, engine_name, name, combinations, varied)
     c_names = [name for name in wanted if name.startswith(yardstick.PREFIX)]
-    if c_names and (why_not := _why_no_yardstick(c_names, engine_names)):
-        chosen.skipped["the yardstick in C"] = why_not
-    else:
-        for name in c_names:
+    why_none = {name: reason for name in c_names if (reason := _why_not_in_c(name, engine_names))}
+    is_for_all = len(why_none) == len(c_names) and len(set(why_none.values())) == 1
+    chosen.skipped |= {"the yardstick in C": why_none[c_names[0]]} if is_for_all else why_none
+    for name in c_names:
+        if name not in why_none:
             _add(chosen, case, name, yardstick.ENGINE, name, combinations, varied)
     wants_yardsticks = bool(patterns) and not any(_matching(waker.names(), one) for one in patterns)
     chosen.is_vain = not any(wants_yardsticks or not arm.is_yardstick for arm in chosen.arms)
@@ -117,17 +118,13 @@ def _matching(names: Iterable[str], pattern: str) -> list[str]:
     return [name for name in names if fnmatchcase(name, pattern.partition("+")[0])]
 
 
-def _why_no_yardstick(names: Sequence[str], engine_names: Sequence[str]) -> str | None:
-    if any(name.startswith("c:kvm_") for name in names):
+def _why_not_in_c(name: str, engine_names: Sequence[str]) -> str | None:
+    if name.startswith("c:kvm_"):
         if "kvm" not in engine_names:
             return "with a Guest that computes it needs engine kvm"
         if reason := engines.get("kvm").why_not():
             return reason
-    try:
-        yardstick.build()
-    except CannotRunError as reason:
-        return str(reason)
-    return None
+    return yardstick.why_not(name.removeprefix(yardstick.PREFIX))
 
 
 def choose_engines(case: Case, wanted: Sequence[str]) -> tuple[list[str], str]:

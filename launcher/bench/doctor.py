@@ -19,7 +19,7 @@ from launcher import engines
 from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.provenance import Ticks
 from launcher.tables import console
-from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_ERROR, EXIT_FINE, CannotRunError, LabError
+from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_ERROR, EXIT_FINE, LabError
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 _STYLES = {PASS: "green", WARN: "yellow", FAIL: "bold red"}
@@ -190,13 +190,11 @@ def _clock() -> Iterator[Finding]:
 
 
 def _yardstick() -> Iterator[Finding]:
-    try:
-        yardstick.build()
-    except CannotRunError as reason:
-        remedy = "install gcc or clang: without it tables have no ratio to C"
-        yield Finding("C compiler", WARN, str(reason), remedy)
-    else:
-        yield Finding("C compiler", PASS, provenance.compiler_version())
+    reasons = dict.fromkeys(filter(None, map(yardstick.why_not, yardstick.PROGRAMS)))
+    for reason in reasons:
+        yield Finding("C compiler", WARN, reason, "do what that says: without C, tables have no ratio to it")
+    if not reasons:
+        yield Finding("C compiler", PASS, yardstick.compiler_version())
 
 
 def _python() -> Iterator[Finding]:

@@ -42,7 +42,7 @@ from tables import (
 )
 
 import waker
-from launcher.bench.measure import cases, provenance, yardstick
+from launcher.bench.measure import cases, provenance
 from launcher.bench.measure.crew import ArmFailed
 from launcher.bench.measure.rounds import Plan, run_round
 from shared.errors import CannotRunError, LabError
@@ -67,11 +67,6 @@ _DEFAULT_ARMS = (
 def main() -> int:
     """Measure what the command line asks for; return the exit code."""
     options = _parse_arguments()
-    try:
-        yardstick.build()
-    except CannotRunError as reason:
-        _say(f"yardstick: {reason}")
-        return reason.exit_code
     sizes = options.fds or [1]
     wanted = options.trace or options.arms or (_CURVE_ARMS if options.fds else _DEFAULT_ARMS)
     arms = [Arm(name, size - 1) for name in _expand(wanted) for size in sizes]
@@ -83,6 +78,8 @@ def main() -> int:
         f"{host['python']}, {host['git']}, seed {options.seed}, load {host['load']:.1f}"
     )
     done, has_failed = _run_all(arms, options)
+    if not done:
+        return 1 if has_failed else 77
     if options.trace:
         print_hops(done)
     elif options.fds:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import CASES
 from launcher.bench.store import receipts
 from tests.support.sessions import (
@@ -252,11 +253,14 @@ def test_what_wakers_are_compared_with_can_be_measured_by_itself(pattern: str, e
     assert b"spin/direct" in done.stdout
 
 
-def test_where_all_of_many_sources_are_rung_there_is_no_c_to_compare_with(env: dict[str, str]) -> None:
-    done = run_launcher(*QUICK, "--case=fanin", "--set=active=all", "--waker=thread/poll", env=env)
+def test_where_all_of_many_sources_are_rung_c_is_compared_with_too(env: dict[str, str]) -> None:
+    if reason := yardstick.why_not("thread_select"):
+        pytest.skip(reason)
+    done = run_launcher(*QUICK, "--case=fanin", "--set=active=all", "--waker=thread/poll", "--json", env=env)
     assert done.returncode == 0, done.stderr
-    assert b"c:direct is left out: a program in C serves one source that is rung" in done.stderr
-    assert b"LOST" not in done.stderr
+    arms = {arm["arm"]: arm for arm in map(json.loads, done.stdout.splitlines()) if arm["kind"] == "arm"}
+    assert arms["thread/poll"]["base"] == "c:thread_select"
+    assert all((arm["n"], arm["lost"]) == (20, []) for arm in arms.values())
 
 
 def test_stored_receipts_without_a_round_are_5(env: dict[str, str], tmp_path: Path) -> None:
@@ -272,6 +276,16 @@ def test_without_a_compiler_the_table_has_no_ratio_and_the_reason_is_said(env: d
     assert done.returncode == 0
     assert b"the yardstick in C is left out: there is no C compiler (/no/such/cc)" in done.stderr
     assert b"x C" not in done.stdout
+
+
+def test_a_cache_that_cannot_be_written_costs_the_ratio_and_nothing_else(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    args = (*QUICK, "--waker=thread/poll", "-o", str(tmp_path / "rounds.jsonl"))
+    done = run_launcher(*args, env=env | {"XDG_CACHE_HOME": str(tmp_path / "file")})
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.decode()
+    assert said.count("cannot hold what is compiled (Not a directory); set XDG_CACHE_HOME to a folder") == 1
+    assert "thread/poll" in done.stdout.decode()
 
 
 def test_cases_are_listed_with_what_they_measure_and_what_can_be_set() -> None:

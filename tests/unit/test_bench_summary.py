@@ -12,6 +12,7 @@ import pytest
 
 from launcher import cli
 from launcher.bench.duels.sides import parse
+from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import hops
 from launcher.bench.measure.rounds import Placement, placement
@@ -21,7 +22,7 @@ from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, remarks
 from launcher.bench.store.receipts import Writer
 from launcher.bench.store.records import Round, Run, Usage
-from shared.errors import CannotRunError
+from shared.errors import CannotRunError, UsageError
 
 
 def a_round(
@@ -102,7 +103,30 @@ def test_the_ratio_is_of_c_with_the_same_parameters() -> None:
     assert found == {"process/poll 1.0": ("c:process_select", 8.0), "process/poll 100.0": ("c:process_select", 2.0)}
 
 
-def test_the_ratio_is_of_the_same_algorithm_in_c_block_by_block() -> None:
+BASES = {
+    ("wake", "python"): {"thread": "thread_select", "process": "process_select", "inline": "direct"},
+    ("wake-busy", "kvm"): {"thread": "kvm_thread_select", "process": "kvm_thread_select", "inline": "kvm_sigio"},
+    ("wake-busy", "python"): dict.fromkeys(("thread", "process", "inline")),  # whose Guest takes no exit of KVM's
+    ("echo", "kvm"): dict.fromkeys(("thread", "process", "inline")),
+}
+BASES["wake", "kvm"] = BASES["wake", "unicorn"] = BASES["wake", "python"]
+BASES["wake-busy", "unicorn"] = BASES["wake-busy", "python"]
+
+
+@pytest.mark.parametrize(("case", "engine"), BASES)
+def test_a_waker_is_compared_with_c_of_its_place_on_its_engine(case: str, engine: str) -> None:
+    wanted = {place: name and f"c:{name}" for place, name in BASES[case, engine].items()}
+    wanted["fork"] = wanted["process"]
+    programs = [a_round(f"c:{name}", [1.0] * 9, case=case) for name in yardstick.PROGRAMS]
+    wakers = [a_round(f"{place}/epoll", [2.0] * 9, engine=engine, case=case) for place in wanted]
+    summaries = summarise(programs + wakers)
+    assert {one.waker.partition("/")[0]: one.base for one in summaries if one.is_waker} == wanted
+    said = [one for one in remarks(get(case), summaries) if one.startswith("x C")]
+    of = ", ".join(sorted(set(filter(None, wanted.values()))))
+    assert said == [f"x C: p50 against plain C of the same place (select), or the nearest to it: {of}"] * bool(of)
+
+
+def test_the_ratio_is_that_to_c_block_by_block() -> None:
     rounds = []
     for block, slowness in enumerate((1, 50, 1)):  # the machine was slow for a block, for all alike
         rounds += [
@@ -214,9 +238,15 @@ def test_what_no_duel_can_compare_is_not_suggested(difference: dict[str, Any]) -
     assert after_bench(get("wake"), summarise(rounds)).startswith("launcher bench ")
 
 
-def test_the_harness_alone_is_compared_with_plain_c() -> None:
-    summaries = summarise([a_round("spin/direct", [2.0] * 9), a_round("c:direct", [4.0] * 9)])
-    assert "the harness alone (spin/direct): 0.50 x c:direct" in remarks(get("wake"), summaries)
+@pytest.mark.parametrize(
+    ("us", "doubt"), [(0.76, "both were disturbed"), (0.78, ""), (1.29, ""), (1.31, "takes more than 1.3 x what C")]
+)
+def test_the_harness_alone_is_compared_with_c_that_polls_as_it_does(us: float, doubt: str) -> None:
+    sleeper, poller = a_round("c:direct", [9.0] * 9), a_round("c:direct_spin", [1.0] * 9)
+    said = remarks(get("wake"), summarise([a_round("spin/direct", [us] * 9), sleeper, poller]))
+    assert said[0] == f"the harness alone (spin/direct): {us} x c:direct_spin, the same in plain C"
+    assert len(said) == 1 + bool(doubt)
+    assert not doubt or (doubt in said[1] and "measure once more when it is quiet" in said[1])
 
 
 # ---- How much, and where ----
@@ -232,19 +262,35 @@ def test_so_many_samples_are_so_many_blocks() -> None:
     assert amount.blocks == 3
 
 
-@pytest.mark.parametrize("count", [1, 5, 27, 100])
+@pytest.mark.parametrize("count", [1, 5, 27, 81])
 @pytest.mark.parametrize("idle_us", [1.0, 200.0, 10_000.0])
-def test_the_time_there_is_bounds_a_round_of_all_arms(count: int, idle_us: float) -> None:
+def test_the_time_there_is_bounds_a_block_of_all_arms(count: int, idle_us: float) -> None:
     amount = choose_amount(get("wake"), arms(count, idle_us=idle_us), None, None)
     assert amount.seconds == 45.0
-    assert 60 <= amount.rings <= 1000
+    assert 5 <= amount.rings <= 1000
+    warmup = int(get("wake").defaults()["warmup"])
+    assert count * (0.2 + (warmup + amount.rings) * idle_us / 1e6) <= 45.0
 
 
-def test_bursts_are_whole() -> None:
+def test_what_can_not_be_done_in_time_is_refused_and_what_it_takes_is_said() -> None:
+    with pytest.raises(UsageError, match=r"27 arms, .* take 681 s at least, and there are 45; say --seconds 681"):
+        choose_amount(get("wake"), arms(27, idle_us=1e6), None, None)
+    assert choose_amount(get("wake"), arms(27, idle_us=1e6), None, 681.0).rings == 5
+
+
+def test_each_arm_takes_its_own_time() -> None:
+    waits = [*arms(1, seconds=1.0), *arms(1, seconds=60.0)]
+    assert choose_amount(get("idle"), waits, None, 130.0).blocks == 2
+
+
+def test_bursts_are_whole_for_each_arm() -> None:
     case = get("burst")
-    plans = [ArmPlan("a", "python", "thread/poll", {**case.defaults(), "burst": 64})]
-    assert choose_amount(case, plans, 100, None).rings == 64
-    assert choose_amount(case, plans, None, 10.0).rings % 64 == 0
+    plans = [ArmPlan("a", "python", "thread/poll", {**case.defaults(), "burst": burst}) for burst in (48, 64)]
+    assert choose_amount(case, plans[1:], 100, None).rings == 64
+    assert choose_amount(case, plans, 100, None).rings == 192
+    assert choose_amount(case, plans, None, 10.0).rings % 192 == 0
+    with pytest.raises(UsageError, match="whole bursts of 4095, 4096: set multiples"):
+        choose_amount(case, [replace(plans[0], parameters={"burst": burst}) for burst in (4096, 4095)], 100, None)
 
 
 def test_pinned_apart_a_stimulus_is_not_where_the_guest_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,9 +42,11 @@ class Side(ArmPlan):
         return replace(self, name=other.name) == other
 
 
-def default_pin() -> str:
+def default_pin(case: Case) -> str:
     """Return where a duel's processes run if nobody says: where rounds differ least (DESIGN.md)."""
-    return "apart" if len(os.sched_getaffinity(0)) > 1 else "free"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "free"
+    return "apart" if "apart" in case.parameters["pin"].choices else "same"
 
 
 def parse(case: Case, text: str, engine: str, settings: Sequence[str] = (), own: Sequence[str] = ()) -> Side:
@@ -54,7 +56,7 @@ def parse(case: Case, text: str, engine: str, settings: Sequence[str] = (), own:
     """
     name, of_text = _split(text)
     of_side = [*of_text, *own]
-    values = dict(_set(case, setting) for setting in (f"pin={default_pin()}", *settings, *of_side))
+    values = dict(_set(case, setting) for setting in (f"pin={default_pin(case)}", *settings, *of_side))
     engine = str(values.pop(ENGINE, engine))
     placement(str(values["pin"]), is_busy=False)  # say now that there are not enough processors
     label = "@".join([name, ",".join(of_side)]) if of_side else name
@@ -88,5 +90,5 @@ def _yardstick(case: Case, name: str) -> str:
     if name not in case.yardsticks:
         known = ", ".join(one for one in case.yardsticks if one.startswith(yardstick.PREFIX)) or "none"
         raise UsageError(f"'{name}' is no yardstick of case {case.name}; it has {known}")
-    yardstick.build()
+    yardstick.build(name.removeprefix(yardstick.PREFIX))
     return name

@@ -1,7 +1,7 @@
 """The cases: what is done to a Waker, what is counted, and what can be set.
 
 A case is a value, not a program: which Guest runs, which device the stimulus rings, how it rings, and which parameters
-matter. What rings and what serves are the same for all (stimulus.py, arm.py), so two cases differ in what they say.
+matter. What rings and what serves are the same for all (stimulus.py, runs.py), so two cases differ in what they say.
 """
 
 from __future__ import annotations
@@ -140,12 +140,13 @@ DIRECT = "spin/direct"
 """The harness alone: it looks at the file by itself, and there is no Waker."""
 
 _C_HALTED = ("c:direct", "c:thread_select", "c:process_select")
+_HARNESS = ("c:direct_spin", DIRECT)
 _ROUNDTRIP = {"payload": Parameter(1, "bytes that are typed at once", 1, 256)}
 
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        Case("wake", "from a ring to its being served, with the Guest halted", yardsticks=(*_C_HALTED, DIRECT)),
+        Case("wake", "from a ring to its being served, with the Guest halted", yardsticks=(*_C_HALTED, *_HARNESS)),
         Case(
             "wake-busy",
             "the same, with a Guest that computes and never leaves by itself",
@@ -210,7 +211,16 @@ CASES: dict[str, Case] = {
             },
             is_open=False,
         ),
-        Case("start", "from nothing to a Waker that watches, and its end", device="start", is_rung=False),
+        Case(
+            "start",
+            "from nothing to a Waker that watches, and its end; what an inline one has made with the vCPU is not in it",
+            device="start",
+            # No "apart": a Waker that comes later comes where its Launcher is.
+            own={
+                "pin": Parameter("free", "processors: all on one, or as the scheduler likes", choices=("free", "same"))
+            },
+            is_rung=False,
+        ),
     )
 }
 

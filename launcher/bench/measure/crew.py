@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -13,20 +14,23 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from launcher.bench.measure.arm import GIVE_UP, STOPS
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
+from launcher.bench.measure.spec import GIVE_UP, STOPS
+from launcher.bench.store.records import OK
 from shared.errors import EXIT_CANNOT_RUN_HERE, CannotRunError, LabError
 
 ROOT = Path(__file__).resolve().parents[3]
 
-OK, HUNG = "ok", "hung"
+HUNG = "hung"
 
 _START_S = 60.0
 _REPORT_S = 5.0
-_CANNOT = (3, EXIT_CANNOT_RUN_HERE)  # the yardstick's, the arm's
+_END_S = 10.0
+"""What a process may take to close all that it has: a Waker that must be killed takes 2 s of it."""
 _MAX_FDS = 4
+_MOST_WORDS = 1 << 20
 
 
 class ArmFailed(LabError):  # noqa: N818 - an event
@@ -64,32 +68,96 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def raise_fd_limit(wanted: int) -> None:
-    """Let this process and those that it starts open so many files, as far as it may."""
+@contextlib.contextmanager
+def enough_files(wanted: int, what: str) -> Iterator[None]:
+    """Let this process and those that it starts open so many files, as far as it may.
+
+    Raises `CannotRunError`, with `what` needs them, where they turn out to be too few.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         if hard < wanted:
             with contextlib.suppress(ValueError, PermissionError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-                return
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise CannotRunError(
+            f"{what} need up to {wanted} files, and no more than {hard} may be open: raise the hard limit "
+            "(ulimit -Hn), or set fewer"
+        ) from error
 
 
-class Arm:
-    """An arm's process. It speaks on a socket that is its standard input and output; use it in a `with`."""
+class _Member:
+    """One process of the crew, in a session of its own; use it in a `with`, at whose end it is gone.
+
+    It is told to go by the end of what it reads. What it has started goes with it, whether that likes to or not.
+    """
+
+    def __init__(self, argv: Sequence[str], fds: Sequence[int], stdin: int, stdout: int, **env: str) -> None:
+        # A file, not a pipe: nobody reads it before the end, and nobody is to be held up by one that is full.
+        self._said = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=self._said,
+                pass_fds=fds,
+                env=os.environ | env,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._said)
+            raise
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def hang_up(self) -> None:
+        """End what it reads."""
+        raise NotImplementedError
+
+    def how_it_ended(self, patience_s: float = 0.0) -> str:
+        """Return `ok`, or in words how it ended; one that does not within this time is killed."""
+        code = self._process.returncode
+        if code is None:
+            is_late = not _is_readable(self.pidfd, patience_s)
+            # Before it is waited for: until then nobody else can have its number.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            code = self._process.wait()
+            if is_late:
+                return f"it did not come to its end within {patience_s:g} s"
+        if code == 0:
+            return OK
+        words = os.pread(self._said, _MOST_WORDS, 0).decode(errors="replace").strip().splitlines()
+        by_itself = f"it was killed by {_name(-code)}" if code < 0 else f"it left with {code}"
+        return words[-1] if words else by_itself
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+        self.how_it_ended()
+        os.close(self.pidfd)
+        os.close(self._said)
+
+
+class Arm(_Member):
+    """An arm's process. It speaks on a socket that is its standard input and output."""
 
     def __init__(self, argv: Sequence[str], fds: Sequence[int]) -> None:
         self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.PIPE,
-                pass_fds=fds,
-                start_new_session=True,
-            )
-        self.pid = self._process.pid
+        try:
+            with theirs:
+                super().__init__(argv, fds, theirs.fileno(), theirs.fileno())
+        except BaseException:
+            self._socket.close()
+            raise
 
     def wait_until_ready(self) -> tuple[list[str], list[int]]:
         """Wait until its Waker watches; return what it says of its ring, if anything, and the fds that came with it.
@@ -98,137 +166,131 @@ class Arm:
         """
         self._socket.settimeout(_START_S)
         try:
-            said, fds, _, _ = socket.recv_fds(self._socket, 256, _MAX_FDS)
+            said, fds, _, _ = socket.recv_fds(self._socket, 256, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             raise ArmFailed(f"it was not ready within {_START_S:.0f} s") from None
         except OSError:
             said, fds = b"", []
         if said[:1] == b"r":
             return said[1:].decode().split(), fds
-        code, last = self._end()
-        if code in _CANNOT:
-            raise CannotRunError(last)
-        raise ArmFailed(f"it left with {code} before it was ready: {last}")
+        words = self.leave()
+        if self._process.returncode == EXIT_CANNOT_RUN_HERE:
+            raise CannotRunError(words)
+        raise ArmFailed(f"before it was ready: {words}")
 
     def begin(self) -> None:
-        """Tell one that waits for it."""
-        self._socket.send(b"g")
+        """Tell one that waits for it. One that is gone is found out when it is waited for."""
+        with contextlib.suppress(OSError):
+            self._socket.send(b"g")
 
     def wait_until_done(self, stimulus: Stimulus | None, ledger: Ledger, patience_s: float) -> str:
-        """Wait until all is served; return `ok`, `hung`, or how it died."""
-        self._socket.settimeout(None)
-        before = -1
-        while True:
-            if select.select([self._socket], [], [], patience_s)[0]:
-                try:
-                    said = self._socket.recv(1)
-                except OSError:
-                    said = b""
-                if said == b"d":
-                    return OK
-                code, last = self._end()
-                return f"died: {last or f'it left with {code}'}"
-            if stimulus is not None:
-                stimulus.expect_alive()
-            served, published = ledger.words[SERVED], ledger.words[PUBLISHED]
-            if served == before and served < published:
-                return HUNG
-            if served >= ledger.rings:  # it adds up
-                patience_s = max(patience_s, _REPORT_S)
-                if served == before:
-                    return HUNG
-            before = served
+        """Wait until all is served; return `ok`, `hung`, or who died and how.
 
-    def report(self, ended: str) -> dict[str, Any]:
-        """Have it report and go; one that does not even do that is killed, and has nothing to say."""
-        if ended == HUNG:
+        It hangs when a ring that was outstanding so long ago still is, and none was served since: not when one happens
+        to be on its way at two looks. Without a stimulus it is its own turn all the time.
+        """
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if stimulus is not None:
+            poll.register(stimulus.pidfd, select.POLLIN)
+        before, was_waiting = -1, False
+        while True:
+            ready = dict(poll.poll(patience_s * 1e3))
+            if self._socket.fileno() in ready:
+                return OK if self._is_done() else died("", self.leave())
+            if stimulus is not None and ready:
+                return died("the stimulus: ", stimulus.how_it_ended())
+            words = ledger.words
+            served, published = words[SERVED], words[PUBLISHED]
+            if served == before and was_waiting:
+                return HUNG
+            before = served
+            was_waiting = stimulus is None or served < published or served >= ledger.rings
+
+    def report(self, *, gives_up: bool) -> dict[str, Any]:
+        """Have it report: what it counted, or nothing where it does not within some seconds.
+
+        One that `gives_up` is told first that nobody believes in it any more.
+        """
+        if gives_up:
             self._process.send_signal(GIVE_UP)
-        with contextlib.suppress(OSError, ValueError):
+        said = b""
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.settimeout(_REPORT_S)
-            said = b""
-            while part := self._socket.recv(1 << 16):
+            while not said.endswith(b"\n") and (part := self._socket.recv(1 << 16)):
                 said += part
+        with contextlib.suppress(ValueError):
             report: dict[str, Any] = json.loads(said.removeprefix(b"d"))
             return report
         return {}
 
-    def _end(self) -> tuple[int, str]:
-        """Have it go, by itself if it can; return its exit code and its last words."""
+    def leave(self) -> str:
+        """Have it close all that it has, and go; return `ok`, or how it ended instead."""
+        self.hang_up()
+        return self.how_it_ended(_END_S)
+
+    def hang_up(self) -> None:
+        """Close the socket."""
         self._socket.close()
+
+    def _is_done(self) -> bool:
+        self._socket.settimeout(None)
         try:
-            _, said = self._process.communicate(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            _, said = self._process.communicate()
-        lines = said.decode(errors="replace").strip().splitlines()
-        return self._process.returncode, lines[-1] if lines else ""
-
-    def __enter__(self) -> Arm:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            # ^C, say: its Waker dies with it, of the end of its socket.
-            self._process.kill()
-        if self._process.returncode is None:
-            self._end()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+            return self._socket.recv(1) == b"d"
+        except OSError:
+            return False
 
 
-class Stimulus:
-    """The stimulus' process; use it in a `with`."""
+class Stimulus(_Member):
+    """The stimulus' process."""
 
     def __init__(self, argv: Sequence[str], fds: Sequence[int]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-P", "-m", "launcher.bench.measure.stimulus", *argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=fds,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            start_new_session=True,
-        )
-        self.pid = self._process.pid
+        argv = [sys.executable, "-S", "-P", "-m", "launcher.bench.measure.stimulus", *argv]
+        super().__init__(argv, fds, subprocess.PIPE, subprocess.PIPE, PYTHONPATH=str(ROOT))
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
 
     def wait_until_ready(self) -> None:
-        """Wait until it could begin; raise `ArmFailed` when it ends instead."""
-        assert self._process.stdout is not None
-        if os.read(self._process.stdout.fileno(), 1) != b"r":
-            raise ArmFailed(f"the stimulus left with {self._process.wait()}")
+        """Wait until it could begin; raise `ArmFailed` when it ends instead, or is not ready for long."""
+        if not _is_readable(self._output.fileno(), _START_S) or os.read(self._output.fileno(), 1) != b"r":
+            self.hang_up()
+            raise ArmFailed(f"the stimulus, before it was ready: {self.how_it_ended(_END_S)}")
 
     def begin(self) -> None:
-        """Have it ring."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"g")
-        self._process.stdin.flush()
+        """Have it ring. One that is gone is found out when it is waited for."""
+        with contextlib.suppress(OSError):
+            os.write(self._input.fileno(), b"g")
 
-    def expect_alive(self) -> None:
-        """Raise `ArmFailed` when it has ended: it should stay until it is told to go."""
-        if self._process.poll() is not None:
-            raise ArmFailed(f"the stimulus left with {self._process.returncode}")
+    def finish(self) -> str:
+        """Let it go when all was rung; return `ok`, or what was not right with what came back."""
+        self.hang_up()
+        words = self.how_it_ended(_END_S)
+        return OK if words == OK else died("the stimulus: ", words)
 
-    def __enter__(self) -> Stimulus:
-        return self
+    def hang_up(self) -> None:
+        """Close its standard input."""
+        self._input.close()
 
-    def finish(self) -> None:
-        """Let it go, and wait until it has looked at what came back; raise `ArmFailed` when that is not right."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            code = self._process.wait(_REPORT_S)
-        except subprocess.TimeoutExpired:
-            raise ArmFailed(f"the stimulus did not come to its end within {_REPORT_S:.0f} s") from None
-        if code:
-            raise ArmFailed(f"the stimulus left with {code}")
+    def __exit__(self, *what: object) -> None:
+        super().__exit__(*what)
+        self._output.close()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        if self._process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0 if kind is not None else 0.2)  # it may still be ringing what nobody reads
-            self._process.kill()
-            self._process.wait()
+
+def died(who: str, how: str) -> str:
+    """Return what a round says of how it ended when somebody died of it."""
+    return f"died: {who}{'it left without a word' if how == OK else how}"
+
+
+def _is_readable(fd: int, patience_s: float) -> bool:
+    poll = select.poll()  # not select: with many sources this is no small number
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(patience_s * 1e3))
+
+
+def _name(signo: int) -> str:
+    try:
+        return signal.Signals(signo).name
+    except ValueError:
+        return f"signal {signo}"

@@ -22,8 +22,10 @@ WAKES = 2
 """The arm's: how many times it served at least one."""
 
 HEADER_WORDS = 8
-INTENDED, SENT, SERVED_AT, WAKE, SOURCE = range(5)
-ROW_WORDS = 5
+INTENDED, SENT, SERVED_AT, WAKE, SOURCE, IN_VAIN = range(6)
+"""A row: when it was due and sent, and when it was served, in ns; in which wake; which source; how many breaks had been
+in vain by then."""
+ROW_WORDS = 6
 
 
 class Ledger:

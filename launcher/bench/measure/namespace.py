@@ -9,7 +9,9 @@ the stimulus, which needs no privilege and is in no namespace.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,6 +22,7 @@ from shared.errors import CannotRunError
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _TUN = "/dev/net/tun"
+_TUNSETIFF, _IFF_TAP_NO_PI = 0x400454CA, 0x1002
 _TX_DROPPED = 11  # the column of what the interface did not take from the host, after its name: /proc/net/dev
 
 
@@ -65,11 +68,25 @@ def missing() -> str | None:
         text=True,
         check=False,
     )
-    return None if asked.returncode == 0 else asked.stderr.strip().rpartition("\n")[2]
+    words = asked.stderr.strip().rpartition("\n")[2]
+    return (
+        None
+        if asked.returncode == 0
+        else words or f"it needs a network of its own; to try that ended with {asked.returncode}"
+    )
+
+
+def _try_out() -> None:
+    """Enter one, and make a TAP there: namespaces of users may be allowed, and what one could do in them may not."""
+    try:
+        enter()
+        with open(_TUN, "r+b", buffering=0) as tun:
+            fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", b"try%d", _IFF_TAP_NO_PI))
+    except CannotRunError as reason:
+        sys.exit(str(reason))
+    except OSError as error:
+        sys.exit(f"it needs a TAP, and none can be made here ({error.strerror}); run as root")
 
 
 if __name__ == "__main__":
-    try:
-        enter()
-    except CannotRunError as reason:
-        sys.exit(str(reason))
+    _try_out()

@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from itertools import islice
 from time import monotonic_ns
 
-from launcher.bench.measure.ledger import HEADER_WORDS, ROW_WORDS, SERVED, SERVED_AT, SOURCE, WAKE, Ledger
-from launcher.bench.measure.stimulus import payload
+from launcher.bench.measure.ledger import HEADER_WORDS, IN_VAIN, ROW_WORDS, SERVED, SERVED_AT, SOURCE, WAKE, Ledger
+from launcher.bench.measure.stimulus import stream
 from launcher.devices.console import Console
 from launcher.devices.pulse import Pulse
 from launcher.devices.vring import VringDevice
 from shared.driverqueue import DriverQueue
-from shared.errors import LabError
+from shared.errors import EXIT_BROKEN_RULE, LabError
 from shared.memory import GuestMemory
-from shared.page import TAKEN, TAKEN_IDX, Page
+from shared.page import BREAKS, TAKEN, TAKEN_IDX, Page
 from shared.room import Room
+from shared.virtqueue import Virtqueue
 from shared.vring_layout import VringLayout
 from waker import Source
 
@@ -31,6 +32,12 @@ _RING_SIZE = 256
 _ROOM_SLOT = 1
 _ROOM_IDX_ADDR = 0x30000
 """Where the index of available buffers is that a churned source needs."""
+
+
+class Wrong(LabError):  # noqa: N818 - what came
+    """Say that what came back is not what was sent."""
+
+    exit_code = EXIT_BROKEN_RULE
 
 
 class Served:
@@ -44,30 +51,39 @@ class Served:
         for number, source in enumerate(ledger.column(SOURCE)):
             rows[source].append(HEADER_WORDS + number * ROW_WORDS)
         self._rows = [iter(mine) for mine in rows]
+        self._in_vain = 0
+
+    def see(self) -> None:
+        """See how many breaks were in vain so far. To be called while the Waker is held: then none is on its way."""
+        if (page := self._page_words) is not None:
+            self._in_vain = max(0, page[BREAKS] - page[TAKEN])
 
     def note(self, source: int, count: int, now_ns: int) -> None:
-        """Note that so many more rings of this source were served at this time."""
-        words = self._words
-        wake = words[SERVED] + 1 if self._page_words is None else self._page_words[TAKEN]
-        if count == 1:
-            for at in self._rows[source]:
-                words[at + SERVED_AT] = now_ns
-                words[at + WAKE] = wake
-                break
-        else:
-            for at in islice(self._rows[source], count):
-                words[at + SERVED_AT] = now_ns
-                words[at + WAKE] = wake
-        words[SERVED] += count
+        """Note that so many more rings of this source were served at this time; raise `Wrong` if it had fewer."""
+        rows = islice(self._rows[source], count)
+        noted = 0
+        for at in rows:
+            self._note(at, now_ns)
+            noted += 1
+        if noted < count:
+            raise Wrong(f"source {source}: {count} rings came, and {noted} were still to come")
+        self._words[SERVED] += count
 
     def note_row(self, number: int, now_ns: int) -> None:
         """Note that ring `number` was served at this time: for rings that need not be served in order."""
         words, at = self._words, HEADER_WORDS + number * ROW_WORDS
         if at >= len(words) or words[at + SERVED_AT]:
-            raise LabError(f"ring {number} was answered, which nobody waits for")
-        words[at + SERVED_AT] = now_ns
-        words[at + WAKE] = words[SERVED] + 1 if self._page_words is None else self._page_words[TAKEN]
+            raise Wrong(f"ring {number} was answered, which nobody waits for")
+        self._note(at, now_ns)
         words[SERVED] += 1
+
+    def _note(self, at: int, now_ns: int) -> None:
+        words, page = self._words, self._page_words
+        words[at + SERVED_AT] = now_ns
+        if page is None:
+            words[at + WAKE] = words[SERVED] + 1
+        else:
+            words[at + WAKE], words[at + IN_VAIN] = page[TAKEN], self._in_vain
 
 
 class Rings(Pulse):
@@ -90,6 +106,7 @@ class Rings(Pulse):
         """Take what was rung."""
         count = len(os.read(source.fd, 4096))
         now_ns = monotonic_ns()
+        self._served.see()
         self._served.note(self._numbers[source], count, now_ns)
         self._wants_interrupt = True
         return True
@@ -136,13 +153,24 @@ class Typed(Console):
         self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         super().__init__(input_fd, self._sink, room=room)
         self._served, self._size, self._at = served, size, 0
+        self.is_started = False
+        """Whether the Guest's driver is there."""
+
+    def start(self, queues: Sequence[Virtqueue]) -> Sequence[Source]:
+        """Note that the Guest is up: how long that took is not what is measured."""
+        self.is_started = True
+        return super().start(queues)
+
+    def on_ready(self, source: Source) -> bool:
+        """Take what was typed; what the Guest makes of it comes later."""
+        self._served.see()
+        return super().on_ready(source)
 
     def _write(self, data: bytes) -> None:
         super()._write(data)
         now_ns = monotonic_ns()
-        # payload(0, n) is the whole stream from its beginning: it repeats after 64 bytes.
-        if data != payload(0, self._at % 64 + len(data))[self._at % 64 :]:
-            raise LabError(f"echo: byte {self._at} of what was typed, or one after it, did not come back as it was")
+        if data != stream(self._at, len(data)):
+            raise Wrong(f"echo: byte {self._at} of what was typed, or one after it, did not come back as it was")
         before, self._at = self._at, self._at + len(data)
         if count := self._at // self._size - before // self._size:
             self._served.note(0, count, now_ns)
@@ -177,6 +205,7 @@ class Filled(VringDevice):
         before = self.taken
         keep = super().on_ready(source)
         now_ns = monotonic_ns()
+        self._served.see()
         if count := self.taken - before:
             self._served.note(0, count, now_ns)
             for _ in range(count):
@@ -189,10 +218,10 @@ class Filled(VringDevice):
     def _take_back(self) -> None:
         used = self._driver.reap()
         if used is None:
-            raise LabError(f"vring: buffer {self._number} was announced, and is not there")
+            raise Wrong(f"vring: buffer {self._number} was announced, and is not there")
         addr = used[0]
         number = int.from_bytes(self._memory.view(addr, 8), "little")
         if number != self._number:
-            raise LabError(f"vring: buffer {self._number} holds number {number}")
+            raise Wrong(f"vring: buffer {self._number} holds number {number}")
         self._number += 1
         self._offer(addr)

@@ -22,6 +22,7 @@ _GIT_POINTS = frozenset(
         *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
     )
 )
+_TELLING = ("PYTHON", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _WHEELS = ("numpy", "psutil", "rich", "posix_ipc", "unicorn")
 
 
@@ -43,8 +44,9 @@ def host(seed: int, tree: Path = ROOT) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "python": f"{platform.python_implementation()} {platform.python_version()} ({platform.python_build()[1]})",
         "gil": has_gil(),
+        "environment": environment(),
         "versions": versions(),
-        "cc": compiler_version(),
+        "cc": yardstick.compiler_version(),
         "git": revision(tree),
         "seed": seed,
     }
@@ -70,6 +72,11 @@ class Ticks(NamedTuple):
     def steal_percent(self) -> float:
         """Return how much of the time the host gave to others."""
         return 100 * self.steal / max(1, self.all)
+
+    def counts(self) -> dict[str, int]:
+        """Return what a round tells of the machine: of all processors' time, what they worked, and what was stolen."""
+        tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
+        return {"busy_us": (self.all - self.idle - self.steal) * tick_us, "steal_us": self.steal * tick_us}
 
     def busy(self) -> float:
         """Return the share of the time in which processors were busy, 0 to 1."""
@@ -134,6 +141,11 @@ def has_gil() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
+def environment() -> dict[str, str]:
+    """Return the variables that change how Python runs or where memory comes from: what is measured inherits them."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that matter, those that are there."""
     found = {}
@@ -141,12 +153,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def compiler_version() -> str:
-    """Return the C compiler's first line, or `none`."""
-    cc = yardstick.compiler()
-    return "none" if cc is None else _output(cc, "--version").partition("\n")[0] or "unknown"
 
 
 def revision(tree: Path) -> str:

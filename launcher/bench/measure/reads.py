@@ -17,11 +17,11 @@ from time import monotonic_ns
 from typing import NamedTuple
 
 from launcher.bench.measure.ledger import HEADER_WORDS, INTENDED, PUBLISHED, ROW_WORDS, SENT, Ledger
-from launcher.bench.measure.props import BUFFERS_ADDR, Served
+from launcher.bench.measure.props import BUFFERS_ADDR, Served, Wrong
 from launcher.devices.block import HEADER, Block
 from launcher.devices.disk import SECTOR
 from shared.driverqueue import DriverQueue
-from shared.errors import LabError, UsageError
+from shared.errors import UsageError
 from shared.memory import GuestMemory
 from shared.virtio import BLK_S_OK, BLK_T_IN
 from shared.virtqueue import Virtqueue
@@ -34,11 +34,11 @@ _WORD = struct.Struct("<Q")
 
 
 class _Read(NamedTuple):
-    """One read in flight: its row, the place on the disk, and the buffers, which are its own."""
+    """One read in flight: its row, the place on the disk, and which buffers it has to itself."""
 
     number: int
     unit: int
-    addr: int
+    place: int
 
 
 class Reads(Block):
@@ -61,7 +61,7 @@ class Reads(Block):
         depth, size = int(wanted["depth"]), int(wanted["bytes"])
         self._depth, self._size, self._units = depth, size, (int(wanted["size_mib"]) << 20) // size
         self._stride = size + SECTOR  # header and status lie behind the data
-        if BUFFERS_ADDR + depth * self._stride > limit - _STACK_SIZE:
+        if self._addr(2 * depth) > limit - _STACK_SIZE:  # each has two: what one brought is looked at during the next
             raise UsageError(f"block: {depth} reads of {size} bytes end past Guest memory; set memory_mib higher")
         self._guest_memory, self._ledger, self._served = memory, ledger, served
         self._choose = random.Random(seed).randrange
@@ -84,33 +84,38 @@ class Reads(Block):
         self._driver: DriverQueue[_Read] = DriverQueue(self._guest_memory, self._ring, "disk of the Guest")
         now_ns = monotonic_ns()
         for slot in range(self._depth):
-            self._ask(BUFFERS_ADDR + slot * self._stride, now_ns)
+            self._ask(2 * slot, now_ns)
         self.on_notify(0)
 
     def on_ready(self, source: Source) -> bool:
         """Give back what is done; then be the Guest: look at it, and ask for as many more."""
         super().on_ready(source)
         now_ns = monotonic_ns()
-        done: list[_Read] = []
+        self._served.see()
+        done = []
         while (used := self._driver.reap()) is not None:
-            read, written = used
-            self._check(read, written)
-            self._served.note_row(read.number, now_ns)
-            done.append(read)
+            self._served.note_row(used[0].number, now_ns)
+            done.append(used)
         if done:
             now_ns = monotonic_ns()
-            for read in done:
-                self._ask(read.addr, now_ns)
+            for read, _ in done:
+                self._ask(read.place ^ 1, now_ns)
             self.on_notify(0)
+        for read, written in done:  # while the next ones are under way: to look at it is no disk's doing
+            self._check(read, written)
         return True
 
-    def _ask(self, addr: int, now_ns: int) -> None:
+    def _addr(self, place: int) -> int:
+        return BUFFERS_ADDR + place * self._stride
+
+    def _ask(self, place: int, now_ns: int) -> None:
         number = self._next
         if number == self._ledger.rings:
             return
         self._next += 1
         size, memory = self._size, self._guest_memory
         unit = self._choose(self._units)
+        addr = self._addr(place)
         header = addr + size
         status = header + HEADER.size
         memory.view(header, HEADER.size)[:] = HEADER.pack(BLK_T_IN, unit * size // SECTOR)
@@ -118,15 +123,15 @@ class Reads(Block):
         words, at = self._ledger.words, HEADER_WORDS + number * ROW_WORDS
         words[at + INTENDED] = words[at + SENT] = now_ns
         words[PUBLISHED] = number + 1
-        self._driver.add([(header, HEADER.size)], [(addr, size), (status, 1)], _Read(number, unit, addr))
+        self._driver.add([(header, HEADER.size)], [(addr, size), (status, 1)], _Read(number, unit, place))
 
     def _check(self, read: _Read, written: int) -> None:
-        memory, size = self._guest_memory, self._size
-        status = memory.view(read.addr + size + HEADER.size, 1)[0]
+        memory, size, addr = self._guest_memory, self._size, self._addr(read.place)
+        status = memory.view(addr + size + HEADER.size, 1)[0]
         if status != BLK_S_OK or written != size + 1:
-            raise LabError(f"block: read {read.number} ended with status {status}, and {written} bytes")
-        if bytes(memory.view(read.addr, size)) != content(read.unit, size):
-            raise LabError(f"block: read {read.number} did not bring what is at byte {read.unit * size} of the disk")
+            raise Wrong(f"block: read {read.number} ended with status {status}, and {written} bytes")
+        if bytes(memory.view(addr, size)) != content(read.unit, size):
+            raise Wrong(f"block: read {read.number} did not bring what is at byte {read.unit * size} of the disk")
 
 
 def content(unit: int, size: int) -> bytes:

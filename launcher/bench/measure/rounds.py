@@ -16,15 +16,24 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from launcher.bench.measure import yardstick
-from launcher.bench.measure.arm import Spec
+from launcher.bench.measure import evidence, yardstick
 from launcher.bench.measure.cases import DIRECT, Case, Value, get
-from launcher.bench.measure.crew import HUNG, ROOT, Arm, Pipe, Stimulus, open_pipes, raise_fd_limit, uninterrupted
-from launcher.bench.measure.hops import Array, hops
+from launcher.bench.measure.crew import (
+    HUNG,
+    ROOT,
+    Arm,
+    Pipe,
+    Stimulus,
+    died,
+    enough_files,
+    open_pipes,
+    uninterrupted,
+)
+from launcher.bench.measure.hops import hops
 from launcher.bench.measure.ledger import (
     HEADER_WORDS,
     INTENDED,
@@ -32,11 +41,12 @@ from launcher.bench.measure.ledger import (
     ROW_WORDS,
     SENT,
     SERVED_AT,
-    WAKE,
     Ledger,
 )
+from launcher.bench.measure.provenance import Ticks
+from launcher.bench.measure.spec import Spec
 from launcher.bench.measure.usage import Meter
-from launcher.bench.store.records import OK, SPAN, Round
+from launcher.bench.store.records import OK, Round
 from shared.errors import CannotRunError
 
 PATIENCE_S = 5.0
@@ -46,6 +56,8 @@ STOP = "WATCHING→GONE"
 """The hop of a Waker that is stopped, in the case that starts it."""
 
 _FILES_BESIDES, _FILES_PER_SOURCE = 256, 4  # a pipe, and the copies that a Waker process is passed
+
+_ALONE = (DIRECT, "c:direct", "c:kvm_sigio")  # what has nobody on a second processor, beside the inline Wakers
 
 _ARM = Path(__file__).with_name("arm.py")
 
@@ -87,7 +99,8 @@ class Placement(NamedTuple):
 def placement(pin: str, *, is_busy: bool) -> Placement | None:
     """Return who goes where, or None for wherever the scheduler likes. Raises `CannotRunError` with one processor.
 
-    The stimulus goes where nobody computes: the third processor if there is one, else the one whose owner sleeps.
+    The stimulus goes where nobody computes: the third processor if there is one, else that of the Launcher, which
+    sleeps until the Waker has been awake, but for one that `is_busy` or has no Waker beside it.
     """
     if pin == "free":
         return None
@@ -99,16 +112,23 @@ def placement(pin: str, *, is_busy: bool) -> Placement | None:
     return Placement(cpus[0], cpus[1], cpus[2] if len(cpus) > 2 else cpus[is_busy])
 
 
+def place(plan: Plan) -> Placement | None:
+    """Return on which processors this round's processes are."""
+    is_alone = plan.waker.startswith(("inline/", *_ALONE))
+    return placement(str(plan.parameters.get("pin", "free")), is_busy=get(plan.case).guest == "spin" or is_alone)
+
+
 def run_round(plan: Plan) -> Round:
-    """Run one arm in a fresh process; all of the plan's rings are rung, whatever the arm does.
+    """Run one arm in a fresh process. Once it hangs or dies, no more is rung.
 
     Raises `CannotRunError` when the arm cannot run here, `ArmFailed` when it ends before it is ready.
     """
     case = get(plan.case)
-    placed = placement(str(plan.parameters.get("pin", "free")), is_busy=case.guest == "spin")
-    raise_fd_limit(_FILES_BESIDES + _FILES_PER_SOURCE * int(plan.parameters.get("sources", 1)))
     started, began_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), monotonic_ns()
+    placed = place(plan)
+    sources = int(plan.parameters.get("sources", 1))
     with ExitStack() as closing:
+        closing.enter_context(enough_files(_FILES_BESIDES + _FILES_PER_SOURCE * sources, f"{sources} sources"))
         ledger_fd = Ledger.create(_warmup(plan) + plan.rings)
         closing.callback(os.close, ledger_fd)
         ledger = closing.enter_context(Ledger(ledger_fd))
@@ -134,28 +154,33 @@ def run_round(plan: Plan) -> Round:
         meter = Meter(arm.pid, None if stimulus is None else stimulus.pid)
         if placed is not None:
             meter.pin(*placed)
+        ticks = Ticks.now()
         (arm if stimulus is None else stimulus).begin()
         ended = arm.wait_until_done(stimulus, ledger, plan.patience_s)
+        ticks = Ticks.now().since(ticks)
+        published = ledger.words[PUBLISHED]  # now: a stimulus that nobody answers goes on for a while
         meter.stop()
-        report = arm.report(ended) if ended in ("ok", HUNG) else {}
+        report = arm.report(gives_up=ended != OK)
         if stimulus is not None and ended == OK:
-            stimulus.finish()
-        calls = meter.reads_and_writes()
-        usage = meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0))
+            ended = stimulus.finish()
+        left = arm.leave()
         rows = np.array(ledger.words[HEADER_WORDS:], dtype=np.int64).reshape(-1, ROW_WORDS)
-        stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
-        published = ledger.words[PUBLISHED] if case.is_rung else ledger.rings
-    warmup = _warmup(plan)
-    served = rows[:, SERVED_AT] > 0
-    counts = report.get("counts", {}) | ({} if calls is None else {"reads_and_writes": calls})
+    counts: dict[str, int] = report.get("counts", {})
+    if ended == OK:
+        ended = _what_was_wrong(plan, left, report)
+    calls = meter.reads_and_writes()
+    if calls is not None:
+        counts["reads_and_writes"] = calls
     # A frame that was dropped on its way woke nobody, and that is no Waker's fault.
     is_hung = ended == HUNG and not counts.get("dropped")
-    lost = _lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=is_hung)
-    sent_ns, served_ns = rows[served, SENT].tolist(), rows[served, SERVED_AT].tolist()
+    lost = evidence.lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=is_hung)
+    warmup = _warmup(plan)
+    counted = rows[warmup:][rows[warmup:, SERVED_AT] > 0]
+    stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
+    sent_ns, served_ns = counted[:, SENT].tolist(), counted[:, SERVED_AT].tolist()
     stages = hops(stamps, sent_ns, served_ns, is_answered=case.is_answered) if stamps else {}
     if "stopped_ns" in report:
         stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
-    counted = served & (np.arange(len(rows)) >= warmup)
     return Round(
         arm=plan.arm,
         case=plan.case,
@@ -167,52 +192,25 @@ def run_round(plan: Plan) -> Round:
         position=plan.position,
         started=started,
         duration_ns=monotonic_ns() - began_ns,
-        latencies_ns=rows[counted, SERVED_AT] - rows[counted, INTENDED],
+        latencies_ns=counted[:, SERVED_AT] - counted[:, INTENDED],
         stages_ns=stages,
-        counts={**counts, **_count(case, rows, published, warmup, len(lost))},
-        lost_seqs=lost.tolist(),
-        usage=usage,
+        counts={**counts, **evidence.count(case, rows[:published], warmup), "lost": len(lost), **ticks.counts()},
+        lost_seqs=lost,
+        usage=meter.usage(report.get("cpu_ns", {}), report.get("ended_cpu_ns", 0)),
         trace_ns_per_stamp=report.get("ns_per_stamp"),
         ended=ended,
     )
 
 
-def _lost(rows: Array, in_vain: int, *, is_hung: bool) -> Array:
-    """Return the rings that woke nobody: those never served, and those that a later ring brought the Launcher to.
-
-    That so many breaks were lost is counted, and one of them is what it hangs in. Whose the others were is told by the
-    time that a ring had to wait. In an arm that died, nothing that is unserved was lost by its Waker.
-    """
-    waited = rows[:, SERVED_AT] - rows[:, SENT]
-    waited[rows[:, SERVED_AT] == 0] = -1
-    unserved = np.flatnonzero(waited < 0) if is_hung else np.empty(0, dtype=np.int64)
-    made_up_for = max(0, in_vain - bool(len(unserved)))
-    latest = np.argsort(waited, kind="stable")[len(waited) - made_up_for :]
-    lost: Array = np.union1d(unserved, latest)
-    return lost
-
-
-def _count(case: Case, rows: Array, published: int, warmup: int, lost: int) -> dict[str, int]:
-    """Count what the ledger proves. A ring is late when the next one was sent before it was served.
-
-    In a closed loop none is; how long it took for all that are counted says how many there are in a second.
-    """
-    sent = rows[:published]
-    served = sent[sent[:, SERVED_AT] > 0]
-    wakes = len(np.unique(served[:, WAKE]))
-    is_last_of_burst = (np.diff(sent[:, INTENDED]) > 0) & case.is_open
-    counted = served[warmup:]
-    span_ns = 0 if case.is_open or not len(counted) else counted[:, SERVED_AT].max() - counted[:, INTENDED].min()
-    return {
-        **({} if case.is_open else {SPAN: int(span_ns)}),
-        "sent": published,
-        "warmup": min(warmup, published),
-        "served": len(served),
-        "coalesced": len(served) - wakes,
-        "late": int(np.count_nonzero((sent[:-1, SERVED_AT] > sent[1:, SENT]) & is_last_of_burst)),
-        "unserved": published - len(served),
-        "lost": lost,
-    }
+def _what_was_wrong(plan: Plan, left: str, report: dict[str, Any]) -> str:
+    """Return how a round ended in which all rings were served: it may have gone wrong all the same."""
+    if left != OK:
+        return died("when all was served: ", left)
+    if not report and plan.engine != yardstick.ENGINE:
+        return died("when all was served: ", "it did not say what it counted")
+    if replaced := report.get("counts", {}).get("replaced", 0):
+        return f"died: its Waker ({replaced} times)"
+    return OK
 
 
 def _warmup(plan: Plan) -> int:
@@ -245,10 +243,9 @@ def plan_rings(plan: Plan, case: Case, ledger: Ledger, sources: int) -> None:
 def _arm_argv(plan: Plan, case: Case, ledger_fd: int, rings: int, pipes: list[Pipe]) -> list[str]:
     idle = int(plan.parameters.get("sources", 1)) - len(pipes)
     if plan.waker.startswith(yardstick.PREFIX):
-        if len(pipes) > 1:
-            raise CannotRunError("a program in C serves one source that is rung; set active=one to compare with it")
-        program = yardstick.build() / plan.waker.removeprefix(yardstick.PREFIX)
-        return [str(program), *map(str, (pipes[0].reader, ledger_fd, rings, idle))]
+        program = yardstick.build(plan.waker.removeprefix(yardstick.PREFIX))
+        readers = ",".join(str(pipe.reader) for pipe in pipes)
+        return [str(program), readers, *map(str, (ledger_fd, rings, idle))]
     spec = Spec(
         device="direct" if plan.waker == DIRECT else case.device,
         engine=plan.engine,

@@ -18,7 +18,7 @@ from launcher.bench.measure.cases import DIRECT, Case, Value
 from launcher.bench.measure.crew import ArmFailed
 from launcher.bench.measure.rounds import PATIENCE_S, Plan, run_round
 from launcher.bench.store.records import Round
-from shared.errors import CannotRunError
+from shared.errors import CannotRunError, UsageError
 
 DEFAULT_SECONDS = 45.0
 _FEW_BLOCKS, _MANY_BLOCKS = 5, 10
@@ -28,6 +28,9 @@ START_US, CLOSED_US = 50_000, 200
 """What a start takes, and a ring that no time is set for, about."""
 _FEWEST_RINGS, _MOST_RINGS = 60, 1000
 _RINGS_PER_ROUND = 500
+_MOST_IN_BURSTS = 65536
+_LEAST_RINGS = 5
+"""Fewer have no median (statistics.py)."""
 
 
 Tell = Callable[[int, "ArmPlan"], object]
@@ -124,22 +127,48 @@ class Session:
 
 
 def choose_amount(case: Case, arms: Sequence[ArmPlan], samples: int | None, seconds: float | None) -> Amount:
-    """Return how much to measure: `samples` rings of each arm, or what fits into the time."""
-    if not case.is_timed:
-        once_s = _START_S + float(arms[0].parameters.get("seconds", 1.0))
-        blocks = max(1, int((seconds or DEFAULT_SECONDS) / max(1, len(arms)) / once_s))
-        return Amount(1, min(blocks, samples or _FEW_BLOCKS), None if samples else seconds or DEFAULT_SECONDS)
-    if samples is not None:
-        burst = min(int(arm.parameters.get("burst", 1)) for arm in arms)
+    """Return how much to measure: `samples` rings of each arm, or what fits into the time.
+
+    Raises `UsageError` where not even one block of short rounds fits.
+    """
+    if samples is not None and case.is_timed:
+        burst = _whole_bursts(arms)
         rings = max(burst, min(samples, _RINGS_PER_ROUND) // burst * burst)
         return Amount(rings, math.ceil(samples / rings), seconds)
-    budget_s = seconds or DEFAULT_SECONDS
-    once_us = START_US if not case.is_rung else CLOSED_US
-    ring_s = max(float(arm.parameters.get("idle_us", once_us)) for arm in arms) / 1e6
-    burst = min(int(arm.parameters.get("burst", 1)) for arm in arms)
-    round_s = budget_s / max(1, len(arms)) / _FEW_BLOCKS
+    budget_s = DEFAULT_SECONDS if seconds is None else seconds
+    if not case.is_timed:
+        block_s = sum(_START_S + float(arm.parameters.get("seconds", 1.0)) for arm in arms)
+        blocks = max(1, int(budget_s / max(block_s, _START_S)))
+        return Amount(1, min(blocks, samples or _FEW_BLOCKS), None if samples else budget_s)
     fewest, most = (_FEWEST_RINGS, _MOST_RINGS) if case.is_rung else (5, 20)
-    rings = max(fewest, min(most, int((round_s - _START_S) / ring_s * burst)))
-    rings = max(burst, rings - rings % burst)
-    blocks = _MANY_BLOCKS if seconds is None else 10_000
-    return Amount(rings, blocks, budget_s)
+    ring_s = sum(_gap_s(case, arm) / int(arm.parameters.get("burst", 1)) for arm in arms)
+    starts_s = sum(_START_S + int(arm.parameters.get("warmup", 0)) * _gap_s(case, arm) for arm in arms)
+
+    def rings_in(blocks: int) -> int:
+        return int((budget_s / blocks - starts_s) / ring_s) if arms else most
+
+    rings = max(min(fewest, rings_in(1)), min(most, rings_in(_FEW_BLOCKS)))
+    if rings < _LEAST_RINGS:
+        least_s = math.ceil(starts_s + _LEAST_RINGS * ring_s)
+        raise UsageError(
+            f"{len(arms)} arms, of which each waits so long for a ring, take {least_s} s at least, and there are "
+            f"{budget_s:g}; say --seconds {least_s}, or name fewer Wakers, or a shorter --set idle_us"
+        )
+    burst = _whole_bursts(arms)
+    return Amount(max(burst, rings // burst * burst), _MANY_BLOCKS if seconds is None else 10_000, budget_s)
+
+
+def _gap_s(case: Case, arm: ArmPlan) -> float:
+    return float(arm.parameters.get("idle_us", CLOSED_US if case.is_rung else START_US)) / 1e6
+
+
+def _whole_bursts(arms: Sequence[ArmPlan]) -> int:
+    """Return of how many rings a round must be a multiple so that no arm's last burst is cut off."""
+    bursts = sorted({int(arm.parameters.get("burst", 1)) for arm in arms})
+    rings = math.lcm(*bursts)
+    if rings > _MOST_IN_BURSTS:
+        raise UsageError(
+            f"no round of up to {_MOST_IN_BURSTS} rings is whole bursts of {', '.join(map(str, bursts))}: "
+            "set multiples of one another, or one at a time"
+        )
+    return rings

@@ -1,6 +1,6 @@
 """The stimulus: a process of its own that rings at the times in the ledger, and never waits for an answer.
 
-    python -S -m launcher.bench.measure.stimulus LEDGER_FD LEAD_US BURST KIND ARGUMENTS…
+    python -S -P -m launcher.bench.measure.stimulus LEDGER_FD LEAD_US BURST KIND ARGUMENTS…
 
 It says "r" when it could begin, begins at the first byte of its standard input, and then stays until that ends, so that
 what it used can be read. The next time counts from the
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from time import monotonic_ns, sleep
 
 from launcher.bench.measure.ledger import HEADER_WORDS, INTENDED, PUBLISHED, ROW_WORDS, SENT, SERVED, SOURCE, Ledger
+from shared.errors import EXIT_BROKEN_RULE
 
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 _NEAR_NS = 2_000_000
@@ -32,6 +33,8 @@ _NEAR_NS = 2_000_000
 UNDER_WAY = 256
 """How many pings may be without an answer: a TAP's queue takes 500 frames or more."""
 _STRAGGLER_S = 1.0
+_OVERHEAD = 1024
+"""What a frame takes in a socket's queue besides its bytes, or more."""
 
 Ring = Callable[[int, int], object]
 """Given the source and the sequence number, make that source ready."""
@@ -49,11 +52,15 @@ def main(argv: list[str]) -> int:
         with contextlib.suppress(BrokenPipeError):  # the arm could not begin
             os.write(1, b"r")
         if os.read(0, 1):
-            _send(ledger, ring, lead_us * 1000, burst)
-            while os.read(0, 1):
-                pass
-            if isinstance(ring, Pings):
-                return ring.finish(ledger.words[SERVED])
+            try:
+                _send(ledger, ring, lead_us * 1000, burst)
+                while os.read(0, 1):
+                    pass
+                if isinstance(ring, Pings):
+                    ring.finish(ledger.words[SERVED])
+            except WrongAnswer as error:
+                print(error, file=sys.stderr)
+                return EXIT_BROKEN_RULE
     return 0
 
 
@@ -97,9 +104,21 @@ def _console(args: list[str]) -> Ring:
     return ring
 
 
+_PERIOD, _LONGEST = 64, 65536
+_STREAM = bytes(0x20 + at % _PERIOD for at in range(_PERIOD + _LONGEST))
+
+
+def stream(at: int, size: int) -> bytes:
+    """Return so many bytes, up to 64 KiB, of what is typed from byte `at` on: each tells its place, none is a control.
+
+    They are cut out, not made: this is done after a ring was due.
+    """
+    return _STREAM[at % _PERIOD : at % _PERIOD + size]
+
+
 def payload(number: int, size: int) -> bytes:
-    """Return the bytes that ring `number` types: no control byte, and each tells where in the stream it belongs."""
-    return bytes(0x20 + (number * size + at) % 64 for at in range(size))
+    """Return the bytes that ring `number` brings."""
+    return stream(number * size, size)
 
 
 def _vring(args: list[str]) -> Ring:
@@ -126,33 +145,35 @@ def _vring(args: list[str]) -> Ring:
 class Pings:
     """Send a datagram of so many bytes, and look at the answers that have come: ARGUMENTS are the socket and the size.
 
-    When the answers lag far behind, it waits for them: an interface whose queue is full loses frames, and these would
-    be no Waker's fault. The time that this takes counts.
+    When the answers lag far behind, it waits for them: an interface whose queue is full, or a socket's, loses frames,
+    and these would be no Waker's fault. The time that this takes counts. An answer that never comes is told at the end.
     """
 
     def __init__(self, args: list[str]) -> None:
         fd, self._size = map(int, args)
         self._socket = socket.socket(fileno=fd)
-        self._answers = 0
+        room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.under_way = max(1, min(UNDER_WAY, room // (2 * (self._size + _OVERHEAD))))
+        self._expected = self._missing = 0
 
     def __call__(self, _source: int, number: int) -> None:
-        """Send the datagram of this number."""
-        while number - self._answers >= UNDER_WAY:
+        """Send the datagram of this number; raise `WrongAnswer` for an answer that is none."""
+        while number - self._expected >= self.under_way:
             self._take(0)
         self._socket.send(datagram(number, self._size))
         while self._take(socket.MSG_DONTWAIT):
             pass
 
-    def finish(self, served: int) -> int:
-        """Look at the answers that are left of so many; return the exit code: 1, if one is missing or wrong."""
+    def finish(self, served: int) -> None:
+        """Look at the answers that are left of so many; raise `WrongAnswer` if one is missing or wrong."""
         self._socket.settimeout(_STRAGGLER_S)
         try:
-            while self._answers < served:
+            while self._expected < served:
                 self._take(0)
-        except (TimeoutError, WrongAnswer) as error:
-            print(f"stimulus: {self._answers} of {served} answers came, then: {error}", file=sys.stderr)
-            return 1
-        return 0
+        except TimeoutError:
+            self._missing += served - self._expected
+        if self._missing:
+            raise WrongAnswer(f"ping: {self._missing} of {served} answers did not come back")
 
     def close(self) -> None:
         """Close the socket."""
@@ -163,9 +184,11 @@ class Pings:
             answer = self._socket.recv(1 << 16, flags)
         except BlockingIOError:
             return False
-        if answer != datagram(self._answers, self._size):
-            raise WrongAnswer(f"what came is not what was sent as number {self._answers}")
-        self._answers += 1
+        number = int.from_bytes(answer[:8], "little")
+        if number < self._expected or answer != datagram(number, self._size):
+            raise WrongAnswer(f"ping: what came is not what was sent as number {self._expected}")
+        self._missing += number - self._expected
+        self._expected = number + 1
         return True
 
 

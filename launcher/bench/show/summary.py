@@ -145,7 +145,7 @@ def _base(first: Round, case: Case, arms: Sequence[Sequence[Round]]) -> Sequence
     """Return the rounds of the program in C that this arm is compared with: the one with the same parameters."""
     if first.engine == yardstick.ENGINE:
         return None
-    name = "c:direct" if first.waker == DIRECT else yardstick.base_of(first.waker, case.yardsticks)
+    name = yardstick.base_of(first.waker, first.engine, case.yardsticks)
     return next((arm for arm in arms if arm[0].waker == name and arm[0].parameters == first.parameters), None)
 
 

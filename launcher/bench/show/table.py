@@ -14,6 +14,9 @@ from launcher.tables import Column, console, print_columns
 _SPARE = ("p99.9", "late", "max", "n", "PSS", "rings/s", "reads/s", "switches")
 """What a narrow terminal does without, the first first."""
 
+HARNESS_LIMIT = 1.3
+"""What the harness alone may take, in what the same takes in plain C."""
+
 
 class _Measure(NamedTuple):
     heading: str
@@ -43,12 +46,20 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
 def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
     """Return what is to be said below the table, a sentence each."""
     said = []
-    bases = {summary.base: summary for summary in summaries if summary.base and summary.is_waker}
+    bases = sorted({summary.base for summary in summaries if summary.base and summary.is_waker})
     if bases:
-        said.append(f"x C: p50 against the same algorithm in plain C ({', '.join(sorted(filter(None, bases)))})")
-    direct = next((summary for summary in summaries if summary.waker == DIRECT and summary.ratio), None)
-    if direct is not None:
-        said.append(f"the harness alone ({DIRECT}): {direct.ratio:.2f} x {direct.base}")
+        said.append(f"x C: p50 against plain C of the same place (select), or the nearest to it: {', '.join(bases)}")
+    for summary in summaries:
+        if summary.waker != DIRECT or not summary.ratio:
+            continue
+        said.append(f"the harness alone ({summary.arm}): {summary.ratio:.2f} x {summary.base}, the same in plain C")
+        if summary.ratio > HARNESS_LIMIT:
+            said.append(
+                f"the harness takes more than {HARNESS_LIMIT} x what C does, and all times here contain it: measure "
+                "once more when it is quiet, or with a Python that was built with optimisations (PGO)"
+            )
+        elif summary.ratio < 1 / HARNESS_LIMIT:
+            said.append("C cannot take longer for the same: both were disturbed; measure once more when it is quiet")
     ended = [f"{summary.arm} {why}" for summary in summaries for why in dict.fromkeys(summary.ended)]
     said += [f"not well ended: {text}" for text in ended]
     best = front(summaries)

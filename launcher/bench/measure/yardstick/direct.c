@@ -1,20 +1,19 @@
-/* No Waker: the Launcher looks at the pipe by itself. One hop, so nothing that wakes can be faster. */
+/* No Waker: the Launcher looks at the pipes by itself. One hop, so nothing that wakes can be faster. */
 #include "yardstick.h"
 
 int main(int argc, char **argv)
 {
     struct arm arm = arm_from(argc, argv);
-    fd_set watched;
-    FD_ZERO(&watched);
-    FD_SET(arm.pipe, &watched);
-    int highest = add_idle_fds(&arm, &watched, arm.pipe);
+    struct watched watched = {0};
+    watch_pipes(&watched, &arm);
+    watch_idle_fds(&watched, arm.idle_fds);
 
     say_ready();
     while (!is_done(&arm)) {
-        fd_set ready = watched;
-        must(select(highest + 1, &ready, NULL, NULL, NULL) >= 0, "select");
-        if (FD_ISSET(arm.pipe, &ready))
-            take_rings(&arm);
+        fd_set ready = wait_ready(&watched);
+        for (unsigned source = 0; source < arm.sources; source++)
+            arm.pipes[source].revents = FD_ISSET(arm.pipes[source].fd, &ready);
+        take_ready(&arm);
     }
     say_done();
 }

@@ -20,13 +20,17 @@ int main(int argc, char **argv)
     vcpu = open_spinning_guest();
     must(signal(SIGUSR1, note) != SIG_ERR, "signal");
     struct f_owner_ex owner = {.type = F_OWNER_TID, .pid = syscall(SYS_gettid)};
-    must(fcntl(arm.pipe, F_SETSIG, SIGUSR1) == 0 && fcntl(arm.pipe, F_SETOWN_EX, &owner) == 0, "F_SETSIG");
-    must(fcntl(arm.pipe, F_SETFL, fcntl(arm.pipe, F_GETFL) | O_ASYNC) == 0, "O_ASYNC");
+    for (unsigned source = 0; source < arm.sources; source++) {
+        int pipe = arm.pipes[source].fd;
+        must(fcntl(pipe, F_SETSIG, SIGUSR1) == 0 && fcntl(pipe, F_SETOWN_EX, &owner) == 0, "F_SETSIG");
+        must(fcntl(pipe, F_SETFL, fcntl(pipe, F_GETFL) | O_ASYNC) == 0, "O_ASYNC");
+    }
 
     say_ready();
     while (!is_done(&arm)) {
         run_guest(&vcpu);
-        take_rings(&arm); /* all that is there: it signals once for each change, not for what is left */
+        while (take_rings(&arm))
+            ; /* all that is there: it signals once for each change, not for what is left */
     }
     say_done();
 }

@@ -6,7 +6,7 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
-enum { GUEST_SIZE = 0x10000, ENTRY = 0x1000, CANNOT_RUN = 77 };
+enum { GUEST_SIZE = 0x10000, ENTRY = 0x1000 };
 
 struct vcpu {
     int fd;

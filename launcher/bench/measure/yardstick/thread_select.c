@@ -12,17 +12,15 @@ static int snap[2];
 
 static void *wake(void *unused)
 {
-    fd_set watched;
-    FD_ZERO(&watched);
-    FD_SET(snap[0], &watched);
-    FD_SET(arm.pipe, &watched);
-    int highest = add_idle_fds(&arm, &watched, snap[0] > arm.pipe ? snap[0] : arm.pipe);
+    struct watched watched = {0};
     char byte;
+    watch(&watched, snap[0]);
+    watch_pipes(&watched, &arm);
+    watch_idle_fds(&watched, arm.idle_fds);
 
     say_ready();
     for (;;) {
-        fd_set ready = watched;
-        must(select(highest + 1, &ready, NULL, NULL, NULL) > 0, "select");
+        fd_set ready = wait_ready(&watched);
         if (FD_ISSET(snap[0], &ready)) { /* changes first */
             if (read(snap[0], &byte, 1) <= 0)
                 return unused;
