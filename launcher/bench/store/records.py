@@ -6,10 +6,7 @@ them in a file.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from launcher.bench.store.packing import Nanoseconds, pack, unpack
@@ -86,12 +83,6 @@ class Run:
     """bench, duel, doctor or calibration."""
     host: dict[str, Any]
     started: str = ""
-
-    @classmethod
-    def now(cls, kind: str, host: dict[str, Any], program: str = "launcher") -> Run:
-        """Return the run that this process, called as it was, is beginning."""
-        command = shlex.join([program, *sys.argv[1:]])
-        return cls(command, kind, host, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def setting(name: str, value: int | float | str) -> str:
