@@ -10,17 +10,23 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Any
 
-from launcher.words import say
-from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, UsageError
+from launcher.words import called, say
+from shared.errors import EXIT_ERROR, EXIT_INTERRUPTED, Interrupted, LabError, Unread, UsageError
 from shared.linux import is_open
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the exit code that means so."""
 
+    def __init__(self, **options: Any) -> None:
+        # No half of an option's name: what was typed is kept beside what was measured, and taken apart to replay it.
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{message} (see {called(self.prog)} --help)")
 
 
 class _PrintCompletion(argparse.Action):
@@ -39,6 +45,8 @@ class _PrintCompletion(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the main thread only."""
     _fill_standard_files()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may have no arrow, and numbers all the same
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.command(args)
@@ -48,10 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        _drop_unwritten_output()
-        return _say("standard output was closed before all was written", EXIT_ERROR)
+        unread = Unread()
+        return _say(str(unread), unread.exit_code)
     except OSError as error:
-        _drop_unwritten_output()
         return _say(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_ERROR)
     return code
 
@@ -64,6 +71,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _say(sentence: str, code: int) -> int:
+    _drop_unwritten_output()
     say(sentence)
     return code
 
@@ -123,8 +131,8 @@ def make_parser() -> argparse.ArgumentParser:
     stop.add_argument("--kill", action="store_true", help="end it at once, by SIGKILL")
     stop.set_defaults(command=others.stop)
 
-    list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests or cases there are")
-    kinds = ("wakers", "breakers", "engines", "guests", "cases")
+    list_ = sub.add_parser("list", help="list the wakers, breakers, engines, guests, cases or exporters there are")
+    kinds = ("wakers", "breakers", "engines", "guests", "cases", "exporters")
     list_.add_argument("what", metavar=f"{{{','.join(kinds)}}}", choices=kinds, help="what to list")
     list_.add_argument("--json", action="store_true", help="as JSON Lines")
     list_.set_defaults(command=commands.list_)
@@ -213,13 +221,16 @@ def _add_stored(sub: argparse._SubParsersAction[_Parser]) -> None:
     compare.add_argument(
         "--delta", type=_percent, default=3.0, metavar="PERCENT", help="what is too small to matter (default: 3)"
     )
+    compare.add_argument(
+        "--alpha", type=_percent, default=1.0, metavar="PERCENT", help="how often a false alarm may be (default: 1)"
+    )
     compare.add_argument("--force", action="store_true", help="also where the machines differ")
     compare.add_argument("--json", action="store_true", help="as JSON Lines")
     compare.set_defaults(command=commands.compare)
 
     export = sub.add_parser("export", help="write receipts in the format of another tool")
     export.add_argument("receipts", metavar="RECEIPTS", help="a file that bench or duel wrote")
-    export.add_argument("--format", required=True, metavar="NAME", help="benchfmt (benchstat), csv, github or pyperf")
+    export.add_argument("--format", metavar="NAME", help="which one: see list exporters")
     export.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
     export.set_defaults(command=commands.export)
 

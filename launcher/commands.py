@@ -13,7 +13,7 @@ from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
-from launcher.words import say
+from launcher.words import called, say
 from shared import breaker as breakers
 from shared.breaker import INLINE
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
@@ -57,9 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
 def list_(args: argparse.Namespace) -> int:
     """List what there is, one line each: its name, whether it runs here, what it is."""
-    rows = {"wakers": _wakers, "breakers": _breakers, "engines": _engines, "guests": _guests, "cases": _cases}[
-        args.what
-    ]()
+    rows = {
+        "wakers": _wakers,
+        "breakers": _breakers,
+        "engines": _engines,
+        "guests": _guests,
+        "cases": _cases,
+        "exporters": _exporters,
+    }[args.what]()
     if args.json:
         for row in rows:
             print(json.dumps(row))
@@ -82,31 +87,35 @@ def bench(args: argparse.Namespace) -> int:
     """Measure Wakers; see launcher/bench/command.py."""
     from launcher.bench import command
     from launcher.bench.measure.rounds import PATIENCE_S
+    from launcher.bench.show.terminal import terminated_as_interrupted
 
     if args.show is not None:
+        _expect_alone(args)
         return command.show(Path(args.show), is_json=args.json)
     settings = [*(args.set or ()), *([f"pin={args.pin}"] if args.pin is not None else ())]
-    return command.main(
-        command.Request(
-            case=args.case,
-            wakers=args.waker or (),
-            engines=args.engine or (),
-            settings=settings,
-            samples=args.samples,
-            seconds=args.seconds,
-            seed=args.seed,
-            patience_s=args.patience or PATIENCE_S,
-            is_tracing=args.stages,
-            is_json=args.json,
-            output=None if args.output is None else Path(args.output),
-        )
+    request = command.Request(
+        case=args.case,
+        wakers=args.waker or (),
+        engines=args.engine or (),
+        settings=settings,
+        samples=args.samples,
+        seconds=args.seconds,
+        seed=args.seed,
+        patience_s=args.patience or PATIENCE_S,
+        is_tracing=args.stages,
+        is_json=args.json,
+        output=None if args.output is None else Path(args.output),
     )
+    with terminated_as_interrupted():
+        return command.main(request)
 
 
 def duel(args: argparse.Namespace) -> int:
     """Judge two arms against each other; see launcher/bench/duels/duel.py."""
     from launcher.bench.duels import duel_command
 
+    if args.show is not None:
+        _expect_alone(args, "delta", "alpha", "github")
     return duel_command.main(args)
 
 
@@ -128,13 +137,25 @@ def doctor(args: argparse.Namespace) -> int:
     """Look this machine over; see launcher/bench/doctor.py."""
     from launcher.bench import doctor
     from launcher.bench.duels import fitness
+    from launcher.bench.show.terminal import terminated_as_interrupted
 
     if args.seconds is not None and not args.aa:
         raise UsageError("--seconds is for --aa: without it a look takes a second")
-    code = doctor.main(is_json=args.json)
+    with terminated_as_interrupted():
+        code = doctor.main(is_json=args.json)
+    if not args.aa and not args.json and code == EXIT_FINE:
+        print(f"next: {called('launcher bench')}")
     if not args.aa or code == EXIT_CANNOT_RUN_HERE:
         return code
     return fitness.main(seconds=args.seconds, is_json=args.json) or code
+
+
+def _expect_alone(args: argparse.Namespace, *beside: str) -> None:
+    """Raise `UsageError` for what `--show` would leave unheeded: it measures nothing."""
+    heeded = {"command", "show", "json", *beside}
+    unsaid: tuple[object, ...] = (None, False, [], "wake")  # which is the default of --case
+    if given := [name for name, value in vars(args).items() if name not in heeded and value not in unsaid]:
+        raise UsageError(f"--show prints what was measured: it has no use for {', '.join(given)}; leave that away")
 
 
 def _wakers() -> list[dict[str, object]]:
@@ -216,6 +237,12 @@ def _cases() -> list[dict[str, object]]:
         }
         for case in cases.CASES.values()
     ]
+
+
+def _exporters() -> list[dict[str, object]]:
+    from launcher.bench.store import exporters
+
+    return [{"name": name, "description": exporters.description(name)} for name in exporters.names()]
 
 
 def _counts(machine: Machine) -> str:

@@ -6,12 +6,19 @@ text. They are shown, never sent.
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 
 
 def shown(text: str) -> str:
     """Return the text with an escape in place of all that is not printable."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def called(command: str) -> str:
+    """Return a command line of ours as this program was called: a fresh clone has no `launcher` on its path."""
+    return shlex.quote(os.environ.get("LAUNCHER_PROGRAM") or "launcher") + command.removeprefix("launcher")
 
 
 def say(sentence: str) -> None:

@@ -14,6 +14,22 @@ EXIT_NOTHING_MEASURED = 5
 EXIT_CANNOT_RUN_HERE = 77
 EXIT_INTERRUPTED = 130
 
+_WORST_FIRST = (
+    EXIT_BROKEN_RULE,
+    EXIT_INTERRUPTED,
+    EXIT_ERROR,
+    EXIT_REGRESSED,
+    EXIT_UNDECIDED,
+    EXIT_CANNOT_RUN_HERE,
+    EXIT_NOTHING_MEASURED,
+    EXIT_FINE,
+)
+
+
+def worst(*codes: int) -> int:
+    """Return the exit code that must not be hidden by the others: what is broken above all, and fine last."""
+    return min(codes, key=_WORST_FIRST.index)
+
 
 class LabError(Exception):
     """Say in one sentence what went wrong; the base of every error raised on purpose."""
@@ -29,6 +45,14 @@ class CannotRunError(LabError):
     """Say that nothing on this machine can run what was asked."""
 
     exit_code = EXIT_CANNOT_RUN_HERE
+
+
+class Unread(LabError):  # noqa: N818 - an event
+    """Say that not all of the data found a reader; what was found decides the exit code all the same."""
+
+    def __init__(self, found: int = EXIT_FINE) -> None:
+        super().__init__("standard output was closed before all was written")
+        self.exit_code = found or EXIT_ERROR
 
 
 class BadAddress(LabError):  # noqa: N818 - the design's name

@@ -18,6 +18,7 @@ import waker
 from launcher import engines
 from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.provenance import Ticks
+from launcher.tables import console
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_ERROR, EXIT_FINE, LabError
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
@@ -48,7 +49,7 @@ def main(*, is_json: bool) -> int:
     for finding in examine():
         levels.add(finding.level)
         if is_json:
-            print(json.dumps(finding._asdict()), flush=True)
+            print(json.dumps({"kind": "finding", **finding._asdict()}), flush=True)
         else:
             _print(finding)
     if not _can_run():
@@ -223,10 +224,9 @@ def _can_run() -> bool:
 
 
 def _print(finding: Finding) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(Text(finding.level, _STYLES[finding.level]), Text(f" {finding.check}: {finding.found}"), sep="")
+    out = console()
+    out.print(Text(finding.level, _STYLES[finding.level]), Text(f" {finding.check}: {finding.found}"), sep="")
     if finding.remedy:
-        console.print(Text(f"     {finding.remedy}", "dim"))
+        out.print(Text(f"     {finding.remedy}", "dim"))

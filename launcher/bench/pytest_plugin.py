@@ -26,7 +26,7 @@ class Bench:
     def __init__(self, round_: Round) -> None:
         self.round = round_
 
-    def per_wake(self, count: str) -> float:
+    def per_ring(self, count: str) -> float:
         """Return a count of the round for each ring that was served; `switches` are all of Launcher and Waker."""
         if count == "switches":
             total = sum(
@@ -45,11 +45,11 @@ class Bench:
         if broken := what_is_broken([self.round]):
             pytest.fail("; ".join(broken))
 
-    def assert_at_most(self, count: str, per_wake: float) -> None:
+    def assert_at_most(self, count: str, per_ring: float) -> None:
         """Fail when there is more of it for each ring that was served."""
-        found = self.per_wake(count)
-        if found > per_wake:
-            pytest.fail(f"{self.round.waker}: {found:.3g} {count} per wake, more than {per_wake:g}")
+        found = self.per_ring(count)
+        if found > per_ring:
+            pytest.fail(f"{self.round.waker}: {found:.3g} {count} per ring, more than {per_ring:g}")
 
 
 @pytest.fixture

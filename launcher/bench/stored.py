@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from launcher.bench.judging.compare import compare, to_line
+from launcher.bench.judging.compare import compare
 from launcher.bench.judging.verdict import Settings
+from launcher.bench.show.next import after_compare
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.store import exporters, receipts
-from launcher.words import say
-from shared.errors import EXIT_FINE
+from launcher.tables import printed
+from launcher.words import called, say
+from shared.errors import EXIT_FINE, UsageError
 
 
 def compare_files(args: argparse.Namespace) -> int:
     """Compare two files and return the exit code of the verdict."""
     base, head = receipts.read(Path(args.base)), receipts.read(Path(args.head))
-    comparison = compare(base, head, Settings(delta=args.delta / 100), is_forced=args.force)
+    settings = Settings(delta=args.delta / 100, alpha=args.alpha / 100)
+    comparison = compare(base, head, settings, is_forced=args.force)
     for warning in comparison.warnings:
         say(warning)
-    if args.json:
-        print(to_line(comparison))
-        return comparison.exit_code
-    print_verdicts(comparison.verdicts)
-    print(asked(comparison.verdicts[0]))
+    worst, among = comparison.worst, len(comparison.verdicts)
+    gits = base.run.host.get("git"), head.run.host.get("git")
+    then = called(after_compare(worst.outcome, head.of_arm(worst.head)[0], gits, args.head))
+    with printed(comparison.exit_code):
+        if args.json:
+            print(json.dumps(comparison.to_json() | {"next": then}, allow_nan=False))
+        else:
+            print_verdicts(comparison.verdicts)
+            print(asked(settings) + (f"; {among} arms share alpha" if among > 1 else ""))
+            if among > 1:
+                print(f"the worst decides: {worst.head}: {worst.outcome}")
+            print(f"next: {then}")
     return comparison.exit_code
 
 
@@ -37,6 +48,11 @@ def export_file(args: argparse.Namespace) -> int:
     if args.output is None:
         sys.stdout.write(text)
     else:
-        # As it is: a CSV file has its own ends of line.
-        Path(args.output).write_text(text, encoding="utf-8", newline="")
+        path = Path(args.output)
+        receipts.expect_new(path)
+        try:
+            # As it is: a CSV file has its own ends of line.
+            path.write_text(text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     return EXIT_FINE

@@ -15,6 +15,7 @@ from launcher import engines
 from launcher.check.rig import ExpectedlyStale, RuleBroken, RuleSkipped
 from launcher.check.rules import RULES
 from launcher.machine import choose_breaker
+from launcher.tables import console, printed
 from shared.breaker import INLINE, KINDS
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError, UsageError
 
@@ -156,7 +157,10 @@ def main(
     findings = check(wakers or waker.names(), engine_names, rules or list(RULES), kinds or ())
     with _interrupted_between_rules() as check_interrupt:
         findings = _until(check_interrupt, findings)
-        outcomes = _print_json(findings) if is_json else _print_table(findings)
+        return _exit_code(_print_json(findings) if is_json else _print_table(findings))
+
+
+def _exit_code(outcomes: set[str]) -> int:
     if FAIL in outcomes:
         return EXIT_BROKEN_RULE
     return EXIT_FINE if outcomes - {SKIP} else EXIT_CANNOT_RUN_HERE
@@ -194,10 +198,11 @@ def _until(heed_interrupt: Callable[[], None], findings: Iterable[Finding]) -> I
 
 
 def _print_json(findings: Iterable[Finding]) -> set[str]:
-    outcomes = set()
+    outcomes: set[str] = set()
     for finding in findings:
-        print(json.dumps(finding._asdict()), flush=True)
         outcomes.add(finding.outcome)
+        with printed(_exit_code(outcomes)):
+            print(json.dumps(finding._asdict()))
     return outcomes
 
 
@@ -216,7 +221,6 @@ def _print_table(findings: Iterable[Finding]) -> set[str]:
 
 
 def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -224,22 +228,23 @@ def _print_rows(rows: dict[tuple[str, str], dict[str, Finding]]) -> set[str]:
         return Text(outcome[0] if is_narrow else outcome, _STYLES[outcome])
 
     rules = list(dict.fromkeys(rule for row in rows.values() for rule in row))
-    # Rows must stay rows: on a narrow terminal an outcome is one letter, and a pipe has no width at all.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    is_narrow = console.width < _WIDE_ENOUGH
+    out = console()
+    is_narrow = out.width < _WIDE_ENOUGH  # an outcome is one letter then
     table = Table(box=None, pad_edge=False)
     for heading in ("engine", "waker", *rules):
         table.add_column(heading, no_wrap=True)
     for (engine_name, waker_name), row in rows.items():
         cells = (_cell(row[rule].outcome, is_narrow) if rule in row else Text("") for rule in rules)
         table.add_row(engine_name, waker_name, *cells)
-    console.print(table)
-    if is_narrow:
-        console.print("p pass, f fail, e expected, s skip", style="dim")
-    remarks = [f for row in rows.values() for f in row.values() if f.outcome != PASS]
-    for reason, engine_name, waker_name, rule in _folded(remarks):
-        console.print(f"{engine_name} {waker_name} {rule}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    return {finding.outcome for row in rows.values() for finding in row.values()}
+    findings = [finding for row in rows.values() for finding in row.values()]
+    outcomes = {finding.outcome for finding in findings}
+    with printed(_exit_code(outcomes)):
+        out.print(table)
+        if is_narrow:
+            out.print("p pass, f fail, e expected, s skip", style="dim")
+        for reason, engine_name, waker_name, rule in _folded([f for f in findings if f.outcome != PASS]):
+            out.print(f"{engine_name} {waker_name} {rule}: {reason}", markup=False)
+    return outcomes
 
 
 def _folded(remarks: Sequence[Finding]) -> Iterator[tuple[str, str, str, str]]:

@@ -77,13 +77,13 @@ def refuse_breaker(kind: str, engine: Engine) -> str:
 def choose(name: str, guest: str, breaker: str | None = None) -> Choice:
     """Return the engine asked for, or for `auto` the best one that runs this Guest here and stops for this breaker.
 
-    Raises `UsageError` for an unknown engine or one that cannot run here, `CannotRunError` when `auto` finds none.
+    Raises `UsageError` for an unknown engine, `CannotRunError` for one that cannot run here or when `auto` finds none.
     """
     if name != AUTO:
         engine = get(name)
         reason = engine.why_not()
         if reason is not None:
-            raise UsageError(f"engine '{name}' cannot run here: {reason}; try --engine {AUTO}")
+            raise CannotRunError(f"engine '{name}' cannot run here: {reason}; try --engine {AUTO}")
         return Choice(engine, "asked for")
     if image.is_python(guest):
         return Choice(_ENGINES["python"], "the Guest is written in Python")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ import pytest
 from launcher.bench.measure import namespace, yardstick
 from launcher.bench.measure.cases import CASES
 from launcher.bench.store import receipts
+from launcher.cli import make_parser
 from tests.support.sessions import (
     LAUNCHER,
+    PATIENCE_S,
     environment,
     only_sentence,
     run_launcher,
@@ -70,14 +74,30 @@ def env_folder(env: dict[str, str]) -> Path:
 
 
 def test_json_is_an_object_for_each_arm_and_one_at_the_end(env: dict[str, str]) -> None:
-    done = run_launcher(*QUICK, "--waker=thread/poll", "--set=idle_us=100,300", "--json", env=env)
+    args = (*QUICK, "--waker=thread/poll", "--set=idle_us=100,300,100", "--seed=7", "--json")
+    done = run_launcher(*args, env=env | {"CC": "/no/such/cc"})
     *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
     named = [arm for arm in arms if arm["waker"] == "thread/poll"]
-    assert sorted(arm["arm"] for arm in named) == ["thread/poll idle_us=100.0", "thread/poll idle_us=300.0"]
+    assert sorted(arm["arm"] for arm in named) == ["thread/poll@idle_us=100", "thread/poll@idle_us=300"]
     assert all(arm["n"] == 20 and arm["lost"] == [] for arm in arms)
-    assert last["kind"] == "bench"
-    assert last["front"]
-    assert {"next"} <= last.keys()
+    assert sorted(last.pop("front")) == sorted(arm["arm"] for arm in named)  # a front for each setting
+    assert sorted(make_parser().parse_args(shlex.split(last.pop("next"))[1:]).wakers) == [
+        "thread/poll@idle_us=100",
+        "thread/poll@idle_us=300",
+    ]
+    (path,) = (Path(env["XDG_STATE_HOME"]) / "lguest-launcher" / "receipts").iterdir()
+    assert last == {
+        "kind": "bench",
+        "case": "wake",
+        "engines": ["python"],
+        "engine_reason": "asked for",
+        "seed": 7,
+        "receipts": str(path),
+        "left_out": {"the yardstick in C": "there is no C compiler (/no/such/cc); install one, or name it in CC"},
+        "failed": {},
+        "interrupted": False,
+        "exit_code": 0,
+    }
 
 
 def test_a_lost_wake_up_is_4_with_what_it_takes_to_replay_it(env: dict[str, str]) -> None:
@@ -87,6 +107,11 @@ def test_a_lost_wake_up_is_4_with_what_it_takes_to_replay_it(env: dict[str, str]
     assert "LOST: process/select+drop=1: ring 0 and 19 more woke nobody" in said
     assert f"seed {stored(env).of_arm('process/select+drop=1')[0].seed}" in said
     assert "--seed 7" in said
+    done = run_launcher("bench", "--show", str(next(Path(env["XDG_STATE_HOME"]).rglob("*.jsonl"))), "--json")
+    *arms, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, last["exit_code"], last["seed"]) == (4, 4, 7)
+    (lost,) = [arm["lost"] for arm in arms if arm["lost"]]
+    assert lost[0] == {"block": 0, "seed": stored(env).of_arm("process/select+drop=1")[0].seed, "number": 0}
 
 
 def test_a_waker_that_is_only_slow_is_not_lost(env: dict[str, str]) -> None:
@@ -108,8 +133,34 @@ def test_stopped_on_a_terminal_it_prints_what_was_measured(env: dict[str, str], 
             at.process.send_signal(signo)
         assert at.finish() == 130
         assert b'"kind": "arm"' in at.shown
+        assert b'"interrupted": true' in at.shown
+        assert b'"exit_code": 130' in at.shown
         assert b"interrupted" in at.said
     assert len(stored(env).rounds) >= 3
+
+
+def test_what_was_lost_before_somebody_had_enough_is_lost(env: dict[str, str]) -> None:
+    args = ("bench", "--engine=python", "--waker=process/select+drop=1", "--samples=2000000", "--patience=0.1")
+    with session(*args, env=env | {"CC": "/no/such/cc"}) as at:
+        until(lambda: receipts_lines(env) > 3, "no rounds")
+        at.type(b"\x03")
+        assert at.finish() == 4
+        assert b"LOST: process/select+drop=1: ring " in at.said
+        assert at.said.endswith(b"launcher: interrupted: what was measured until then is above\n")
+
+
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_before_or_after_it_measures_it_is_interrupted_as_well(
+    env: dict[str, str], signo: signal.Signals, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "cc"  # is asked for the yardstick, before there is anything to measure
+    compiler.write_text(f"#!/bin/sh\nkill -{signo.value} $PPID; exec sleep {PATIENCE_S}\n")
+    compiler.chmod(0o755)
+    here = env | {"CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for args in (QUICK, ("doctor",)):
+        done = run_launcher(*args, env=here)
+        assert done.returncode == 130, args
+        assert only_sentence(done.stderr) == "interrupted"
 
 
 def receipts_lines(env: dict[str, str]) -> int:
@@ -157,6 +208,9 @@ def is_running(pid: int) -> bool:
         (("--set=idle_us=0",), "parameter idle_us=0 is outside 1 to "),
         (("--set=depth=1",), "case wake has no parameter 'depth'; there are "),
         (("--pin=loose",), "parameter pin=loose is none of free, same, apart"),
+        (("--set=idle_us=1", "--set=idle_us=2"), "parameter 'idle_us' is set twice; to vary it, say idle_us=VALUE,"),
+        (("--set=pin=same", "--pin=free"), "parameter 'pin' is set twice; to vary it, say pin=VALUE,"),
+        (("--show=x", "--waker=a", "--samples=9"), "--show prints what was measured: it has no use for waker, samples"),
         (("--samples=0",), "argument --samples: '0' is not between 1 and "),
         (("--seconds=0",), "argument --seconds: '0' is not between 0 and "),
         (("--show=/no/such/file",), "/no/such/file: No such file or directory"),
@@ -252,6 +306,7 @@ def test_the_doctor_gives_a_remedy_for_all_that_it_minds() -> None:
     done = run_launcher("doctor", "--json")
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
+    assert {finding["kind"] for finding in findings} == {"finding"}
     assert {"engine python", "io_uring", "open files", "processors", "steal", "jitter", "timer"} <= {
         finding["check"] for finding in findings
     }
@@ -263,4 +318,50 @@ def test_the_doctor_speaks_to_people_too() -> None:
     done = run_launcher("doctor", env=environment(NO_COLOR="1"))
     assert done.returncode == 0
     assert b"PASS engine python: " in done.stdout
+    assert done.stdout.endswith(b"\nnext: launcher bench\n")
     assert b"\x1b" not in done.stdout
+
+
+# ---- A disk that is full ----
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> list[str]:
+    """Give what, put before a command, gives it a disk of two pages at `tmp_path`/disk; or skip."""
+    (tmp_path / "disk").mkdir()
+    mount = f'mount -t tmpfs -o size=8k none {tmp_path}/disk && exec "$@"'
+    prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    try:
+        probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)
+    except OSError:
+        pytest.skip("unshare is not installed")
+    if probe.returncode:
+        pytest.skip(f"no mount of its own for a test: {probe.stderr.decode().strip()}")
+    return prefix
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "row"),
+    [
+        (("bench", "--waker=thread/poll", "--samples=5000"), 1, b"thread/poll "),
+        (("bench", "--waker=process/select+drop=1", "--samples=5000", "--patience=0.2"), 4, b"process/select+drop=1 "),
+        (("duel", "process/select", "thread/poll", "--rings=500", "--seconds=60"), 1, b"thread/poll against "),
+    ],
+    ids=["bench", "lost", "duel"],
+)
+def test_a_full_disk_ends_it_and_throws_nothing_away(
+    args: Sequence[str], code: int, row: bytes, small_disk: Sequence[str], env: dict[str, str], tmp_path: Path
+) -> None:
+    path = f"{tmp_path}/disk/rounds.jsonl"
+    done = subprocess.run(
+        [*small_disk, *LAUNCHER, *args, "--engine=python", "-o", path],
+        env=env | {"CC": "/no/such/cc"},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert row in done.stdout
+    last = f"launcher: {path}: No space left on device (make room, or write elsewhere with -o): what was measured "
+    assert done.stderr.decode().splitlines()[-1].startswith(last)
+    assert b"Traceback" not in done.stderr

@@ -15,6 +15,7 @@ import pytest
 
 import waker
 from launcher import engines, guests
+from launcher.bench.store import exporters
 from launcher.check.rules import RULES
 from shared.breaker import KINDS
 from tests.support.sessions import (
@@ -165,7 +166,17 @@ def test_check_refuses_names_before_it_checks_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["fly"], ["run", "--fast"], ["list", "wakers", "more"], ["list"], ["list", "wings"], ["run", "-x"]]
+    "args",
+    [
+        [],
+        ["fly"],
+        ["run", "--fast"],
+        ["list", "wakers", "more"],
+        ["list"],
+        ["list", "wings"],
+        ["run", "-x"],
+        ["bench", "--out=x"],
+    ],
 )
 def test_a_command_or_option_that_is_not_known(args: Sequence[str]) -> None:
     assert "--help)" in refused(*args)
@@ -238,9 +249,10 @@ def run_as_nobody(
     )
 
 
-def test_kvm_that_is_not_allowed_is_refused_when_it_was_asked_for() -> None:
-    done = run_as_nobody("run", "--engine", "kvm")
-    assert done.returncode == 1
+@pytest.mark.parametrize("args", [("run",), ("bench",), ("duel", "thread/select", "thread/poll")])
+def test_kvm_that_is_not_allowed_is_refused_when_it_was_asked_for(args: Sequence[str]) -> None:
+    done = run_as_nobody(*args, "--engine", "kvm")
+    assert (done.returncode, done.stdout) == (77, b"")
     sentence = only_sentence(done.stderr)
     assert sentence.startswith("engine 'kvm' cannot run here: not allowed: open /dev/kvm: Permission denied")
 
@@ -275,7 +287,7 @@ def test_an_unknown_image_is_unknown_even_where_nothing_runs_it() -> None:
 # ---- What goes where ----
 
 
-@pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests"])
+@pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests", "exporters"])
 def test_a_list_is_data_and_nothing_else(what: str) -> None:
     plain, rows = run_launcher("list", what), run_launcher("list", what, "--json")
     assert (plain.returncode, plain.stderr) == (0, b"")
@@ -286,6 +298,7 @@ def test_a_list_is_data_and_nothing_else(what: str) -> None:
         "breakers": list(KINDS),
         "engines": engines.names(),
         "guests": guests.names(),
+        "exporters": exporters.names(),
     }[what]
     assert [row["name"] for row in parsed] == names
     assert [line.split()[0] for line in plain.stdout.decode().splitlines()] == names

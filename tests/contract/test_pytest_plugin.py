@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.support.sessions import PATIENCE_S, environment
 
 TESTS = """
+import sys
 import pytest
 
 def test_nothing_is_lost(waker_bench):
@@ -18,7 +19,7 @@ def test_nothing_is_lost(waker_bench):
     assert bench.round.parameters["idle_us"] == 300
     bench.assert_at_most("breaks", 1.0)
     bench.assert_at_most("switches", 1000)
-    with pytest.raises(pytest.fail.Exception, match="switches per wake, more than 0"):
+    with pytest.raises(pytest.fail.Exception, match="switches per ring, more than 0"):
         bench.assert_at_most("switches", 0)
     with pytest.raises(pytest.fail.Exception, match="'nix' was not counted"):
         bench.assert_at_most("nix", 1)
@@ -30,6 +31,10 @@ def test_a_lost_one_is_found(waker_bench):
 
 def test_what_cannot_run_is_skipped(waker_bench):
     waker_bench("vring", waker="fork/select", engine="python")
+
+def test_an_engine_that_is_not_here_is_a_skip(waker_bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "unicorn", None)
+    waker_bench("wake", engine="unicorn")
 
 def test_what_there_is_not_is_an_error(waker_bench):
     waker_bench("nix")
@@ -47,9 +52,10 @@ def test_the_fixture_runs_a_case_and_asserts_counts(tmp_path: Path) -> None:
         timeout=PATIENCE_S,
         check=False,
     )
-    assert "2 passed, 1 skipped" in done.stdout, done.stdout
+    assert "2 passed, 2 skipped" in done.stdout, done.stdout
     assert "1 failed" in done.stdout
     assert "cannot run case vring" in done.stdout
+    assert "engine 'unicorn' cannot run here: the package unicorn is not installed" in done.stdout
     assert "UsageError: case 'nix' is not known" in done.stdout
 
 

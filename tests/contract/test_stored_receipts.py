@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from launcher.bench.store.receipts import Round, Run, Writer
-from launcher.cli import main
+from launcher.bench.store.receipts import Round, Run, Usage, Writer
+from launcher.cli import main, make_parser
 from tests.support.noise import duel, round_at
 
 HOST = {"architecture": "x86_64", "cpu": "a cpu", "cpus": 2, "virtualisation": "none", "nested": "no"}
 
 
-def stored(path: Path, rounds: Sequence[Round]) -> str:
-    with Writer.create(path, Run("launcher duel", "duel", HOST)) as writer:
+def stored(path: Path, rounds: Sequence[Round], **host: str) -> str:
+    with Writer.create(path, Run("launcher duel", "duel", HOST | host)) as writer:
         for round_ in rounds:
             writer.write(round_)
     return str(path)
@@ -50,6 +53,56 @@ def test_noise_is_undecided_and_a_lost_wake_up_broken(base: str, tmp_path: Path)
     assert main(["compare", base, lost]) == 4
 
 
+def test_of_many_arms_the_worst_is_named_and_the_alpha_is_the_one_that_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = stored(tmp_path / "base.jsonl", duel({"A": 0.0, "B": 0.0, "C": 0.0}, blocks=30, seed=1), git="0123456789ab")
+    changed = duel({"A": 0.0, "B": 0.2, "C": 0.0}, blocks=30, seed=2)
+    head = stored(tmp_path / "head.jsonl", [replace(round_, parameters={}) for round_ in changed])
+    assert main(["compare", base, head, "--alpha", "2"]) == 2
+    *_, asked, worst, then = capsys.readouterr().out.splitlines()
+    assert asked.startswith("alpha 2 % ")
+    assert asked.endswith("; 3 arms share alpha")
+    assert worst == "the worst decides: B: regressed"
+    assert then == "next: launcher duel process/select --against 0123456789ab --case wake --engine python"
+    make_parser().parse_args(shlex.split(then)[2:])
+    assert main(["compare", base, head, "--json"]) == 2
+    line = json.loads(capsys.readouterr().out)
+    assert (line["kind"], line["worst"], line["alpha"]) == ("compare", "B", 0.01)
+    assert "next: " + line["next"] == then
+
+
+@pytest.mark.parametrize("git", ["0123abc+changes", "--help", "0123456789ab"])
+def test_without_another_revision_there_is_no_duel_against_it(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], git: str
+) -> None:
+    old = stored(tmp_path / "old.jsonl", duel({"A": 0.0}, blocks=30, seed=1), git=git)
+    head = stored(tmp_path / "head.jsonl", duel({"A": 0.2}, blocks=30, seed=2), git="0123456789ab")
+    assert main(["compare", old, head]) == 2
+    assert capsys.readouterr().out.splitlines()[-1] == "next: launcher doctor --aa"
+    assert main(["compare", old, base]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: launcher export {base} --format benchfmt"
+
+
+@pytest.mark.parametrize(("cpu_us", "code", "word"), [(10, 0, "the same"), (20, 2, "more: CPU time (10,000 →")])
+def test_what_is_idle_is_compared_by_what_it_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu_us: int, code: int, word: str
+) -> None:
+    def idle(name: str, us: int, n: int = 20) -> str:
+        usage = [Usage("launcher", us * 1000, 2, 0, 20 << 20)]
+        none = np.empty(0, dtype=np.int64)
+        counts = {"served": 1, "spurious": 0}
+        rounds = [
+            round_at("A", block, case="idle", latencies_ns=none, counts=counts, usage=usage) for block in range(n)
+        ]
+        return stored(tmp_path / name, rounds)
+
+    assert main(["compare", idle("base.jsonl", 10), idle("head.jsonl", cpu_us)]) == code
+    assert f"by what it costs, {word}" in capsys.readouterr().out
+    assert main(["compare", idle("two.jsonl", 10, n=2), idle("other.jsonl", 10, n=2)]) == 3
+    assert "A: 2 rounds a side are too few at this level: measure more of them" in capsys.readouterr().out
+
+
 def test_a_larger_delta_allows_more(base: str, tmp_path: Path) -> None:
     head = stored(tmp_path / "head.jsonl", duel({"A": 0.1}, blocks=30, seed=2))
     assert main(["compare", base, head]) == 2
@@ -76,15 +129,15 @@ NEWER = b'{"schema":9,"kind":"run","run":{}}\n'
     ],
     ids=["empty", "foreign", "truncated", "newer", "absent"],
 )
-@pytest.mark.parametrize("command", ["compare", "export"])
+@pytest.mark.parametrize("command", ["compare", "export", "bench", "duel"])
 def test_a_bad_file_is_one_sentence(
     base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, data: bytes | None, sentence: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
     if data is not None:
         path.write_bytes(data)
-    argv = ["compare", base, str(path)] if command == "compare" else ["export", str(path), "--format", "csv"]
-    assert main(argv) == 1
+    ways = {"compare": [base, str(path)], "export": [str(path), "--format", "csv"]}
+    assert main([command, *ways.get(command, ["--show", str(path)])]) == 1
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert sentence in err
@@ -112,6 +165,19 @@ def test_an_export_goes_to_a_file_as_it_is(base: str, tmp_path: Path, capsys: py
     assert to.read_bytes().count(b"\r\n") == 31
 
 
+def test_an_export_takes_nothing_away(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(base).read_bytes()
+    for taken in (base, str(tmp_path)):
+        assert main(["export", base, "--format", "csv", "-o", taken]) == 1
+        assert capsys.readouterr() == ("", f"launcher: {taken} is there already; name another file, or remove it\n")
+    assert Path(base).read_bytes() == before
+    assert main(["export", base, "--format", "csv", "-o", "/dev/full"]) == 1
+    assert capsys.readouterr() == ("", "launcher: /dev/full cannot be written: No space left on device\n")
+    assert main(["export", base, "--format", "csv", "-o", "/dev/null"]) == 0
+
+
 def test_a_format_that_there_is_not_is_named(base: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", base, "--format", "xml"]) == 1
     assert "no format 'xml' (there is benchfmt, csv, github, pyperf)" in capsys.readouterr().err
+    assert main(["export", base]) == 1
+    assert "say which with --format (there is benchfmt, csv, github, pyperf)" in capsys.readouterr().err

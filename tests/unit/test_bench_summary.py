@@ -17,8 +17,9 @@ from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import hops
 from launcher.bench.measure.rounds import Placement, placement
 from launcher.bench.measure.session import ArmPlan, choose_amount
+from launcher.bench.show.next import after_bench
 from launcher.bench.show.summary import front, summarise
-from launcher.bench.show.table import lost_remarks, next_command, remarks
+from launcher.bench.show.table import lost_remarks, remarks
 from launcher.bench.store.receipts import Writer
 from launcher.bench.store.records import Round, Run, Usage
 from shared.errors import CannotRunError, UsageError
@@ -175,7 +176,7 @@ def test_neither_what_died_nor_what_nobody_measured_is_rewarded() -> None:
     unknown = replace(a_round("thread/poll", [3.0] * 9), usage=[])
     summaries = summarise([died, unknown, a_round("thread/select", [2.0] * 9, cpu_us=1)])
     assert [one.arm for one in front(summaries)] == ["thread/select"]
-    assert "inline/uring" not in next_command(get("wake"), summaries)
+    assert "inline/uring" not in after_bench(get("wake"), summaries)
 
 
 def test_what_is_lost_is_named_with_all_it_takes_to_replay_it() -> None:
@@ -183,13 +184,13 @@ def test_what_is_lost_is_named_with_all_it_takes_to_replay_it() -> None:
     (said,) = lost_remarks(summaries, 77)
     assert "process/poll: ring 9 and 1 more woke nobody (block 2, its gaps are of seed 102)" in said
     assert said.endswith("--seed 77")
-    assert next_command(get("wake"), summaries).startswith("launcher check --waker process/poll")
+    assert after_bench(get("wake"), summaries).startswith("launcher check --waker process/poll")
 
 
 def test_the_next_command_is_a_duel_of_the_best_two() -> None:
     summaries = summarise([a_round(name, [us] * 9) for name, us in (("thread/poll", 2.0), ("inline/uring", 1.0))])
-    assert next_command(get("wake"), summaries) == "launcher duel inline/uring thread/poll --case wake --engine python"
-    assert next_command(get("wake"), summaries[:1]) == "launcher bench --case wake-busy --engine python"
+    assert after_bench(get("wake"), summaries) == "launcher duel inline/uring thread/poll --case wake --engine python"
+    assert after_bench(get("wake"), summaries[:1]) == "launcher bench --case wake-busy --engine python"
 
 
 WAKE = get("wake").defaults()
@@ -216,18 +217,25 @@ def test_the_next_duel_is_one_that_can_be_fought(
         replace(a_round(name, [us] * 9, engine=engine, parameters={**WAKE, **settings}), arm=arm)
         for arm, name, engine, us, settings in rounds
     ]
-    command = next_command(get("wake"), summarise(made))
+    command = after_bench(get("wake"), summarise(made))
     assert command == f"launcher duel {sides}"
     args = cli.make_parser().parse_args(shlex.split(command)[1:])
     base, head = (parse(get("wake"), one, "python", args.set or ()) for one in args.wakers)
     assert not base.is_same_as(head)
 
 
+def test_where_nothing_was_measured_the_doctor_is_asked_and_where_all_was_lost_the_rules() -> None:
+    assert after_bench(get("wake"), []) == "launcher doctor"
+    assert after_bench(get("wake"), summarise([a_round("thread/poll", [])])) == "launcher doctor"
+    lost = summarise([a_round("thread/poll", [], lost=(1, 2))])
+    assert after_bench(get("wake"), lost) == "launcher check --waker thread/poll --engine python"
+
+
 @pytest.mark.parametrize("difference", [{"engine": "kvm"}, {"parameters": {"of": "a stranger"}}])
 def test_what_no_duel_can_compare_is_not_suggested(difference: dict[str, Any]) -> None:
     one = a_round("thread/poll", [1.0] * 9)
     rounds = [one, replace(one, arm="other", **difference)]
-    assert next_command(get("wake"), summarise(rounds)).startswith("launcher bench ")
+    assert after_bench(get("wake"), summarise(rounds)).startswith("launcher bench ")
 
 
 @pytest.mark.parametrize(
@@ -358,6 +366,14 @@ def test_a_strangers_receipts_are_shown_whatever_is_in_them(
     assert err == ""
     assert HOSTILE[name].get("arm", "process/select") in out
     assert "NaN" not in out
+
+
+def test_what_is_lost_in_one_case_is_not_hidden_by_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {})) as writer:
+        writer.write(a_round("process/select", [10.0] * 9, lost=(3,)))
+        writer.write(a_round("process/select", [], block=1, case="echo"))  # nothing was measured: 5
+    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == 4
+    assert capsys.readouterr().err.endswith("its gaps are of seed 100)\n")  # and nobody knows the run's
 
 
 def test_a_foreign_file_is_shown_and_nothing_in_it_reaches_the_terminal(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.bench.judging.compare import WEAKER, compare, to_line
+from launcher.bench.judging.compare import WEAKER, compare
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.store import hosts
 from launcher.bench.store.receipts import NothingMeasured, Receipts, ReceiptsError, Round, Run
@@ -48,7 +47,7 @@ def test_two_files_are_judged_and_called_weaker_evidence(shift: float, outcome: 
     found = compare(stored("base", rounds_of("A", 0, seed=1)), stored("head", rounds_of("A", shift, seed=2)))
     assert (found.worst.outcome, found.exit_code) == (outcome, code)
     assert WEAKER in found.warnings
-    value = json.loads(to_line(found))
+    value = found.to_json()
     assert value["paired"] is False
     assert value["exit_code"] == code
 

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+from collections.abc import Iterator
 from importlib import util
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from launcher.cli import main
+from launcher.cli import main, make_parser
+from shared.errors import LabError
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(ROOT.glob("*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "data/README.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_a_page_has_no_gaps_and_its_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "@@" not in text
     for target in re.findall(r"\]\(([^):]+)\)", text):
-        assert (ROOT / target).exists(), target
+        assert (page.parent / target).exists(), target
+
+
+def commands_of(page: Path) -> Iterator[list[str]]:
+    """Yield the arguments of each launcher that a page shows being called, or says to call next."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if not re.match(r"\s*(\$|next:) ", line):
+            continue
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.commenters, words.whitespace_split = "#", True
+        for is_end, part in groupby(words, lambda word: set(word) <= set("();<>|&")):
+            found = list(part)
+            at = next((at for at, word in enumerate(found) if word in ("./scripts/launcher", "launcher")), None)
+            if not is_end and at is not None:
+                yield found[at + 1 :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_what_a_page_says_to_call_can_be_called(page: Path) -> None:
+    called = list(commands_of(page))
+    assert len(called) > 30 or page.name != "README.md" or page.parent != ROOT
+    for arguments in called:
+        try:
+            make_parser().parse_args(arguments)
+        except LabError as error:
+            pytest.fail(f"{shlex.join(arguments)}: {error}")
 
 
 @pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests"])

@@ -17,8 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.bench.store.packing import pack, unpack
-from launcher.bench.store.receipts import ReceiptsError, Round, Run, Usage, Writer, default_folder, default_path, read
+from launcher.bench.store.receipts import (
+    NotWritten,
+    ReceiptsError,
+    Round,
+    Run,
+    Usage,
+    Writer,
+    default_folder,
+    default_path,
+    read,
+)
 from launcher.bench.store.records import round_to_json
+from shared.errors import UsageError
 
 RUN = Run("launcher duel a b", "duel", {"kernel": "6.1", "versions": {"numpy": "2"}}, "2026-01-01T00:00:00Z")
 
@@ -179,8 +190,32 @@ def test_a_round_that_is_there_twice_does_not_count_twice(tmp_path: Path) -> Non
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl")
-    with pytest.raises(FileExistsError):
-        Writer.create(path, RUN)
+    for taken in (path, tmp_path):
+        with pytest.raises(UsageError, match="is there already; name another file"):
+            Writer.create(taken, RUN)
+
+
+def test_what_is_no_file_can_be_written_to_as_often_as_one_likes(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Writer.create(Path("/dev/null"), RUN) as writer:
+            writer.write(round_of())
+    with pytest.raises(NotWritten, match=r"^/dev/full: No space left on device"):
+        Writer.create(Path("/dev/full"), RUN)
+
+
+@pytest.mark.parametrize("name", ["file/x.jsonl", "file/deeper/x.jsonl", "/proc/x/y.jsonl"])
+def test_a_file_that_cannot_be_made_is_a_sentence_with_the_remedy(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ReceiptsError, match=r"x?/?y?.jsonl cannot be made: .*; name another file with -o, or another"):
+        Writer.create(tmp_path / name, RUN)
+
+
+def test_without_a_home_folder_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user without a name, as in a container
+    with pytest.raises(UsageError, match="no home folder to keep receipts in: name a file with -o, or set HOME"):
+        default_path("bench")
 
 
 def line(**value: object) -> bytes:

@@ -237,9 +237,10 @@ def test_of_latencies_that_cannot_be_nothing_is_said(latencies: list[int]) -> No
 def test_counts_show_what_times_cannot_and_do_not_decide() -> None:
     rounds = []
     for block in range(30):
-        rounds.append(round_at("A", block))
+        fewer = {"sent": 400, "served": 400, "lost": 0, "breaks": 400, "spurious": 0, "reads_and_writes": 800}
+        rounds.append(round_at("A", block, counts=fewer))
         usage = [Usage("launcher", 5_000 * 400, 3 * 400, 3, 40 << 20), Usage("stimulus", 10**9, 10**6, 0, 1 << 30)]
-        counts = {"sent": 400, "served": 400, "lost": 0, "breaks": 400, "spurious": 40}
+        counts = {"sent": 400, "served": 400, "lost": 0, "breaks": 400, "spurious": 40, "reads_and_writes": 1200}
         rounds.append(round_at("B", block, usage=usage, counts=counts))
     verdict = judge(rounds, "A", "B")
     assert verdict.exit_code == EXIT_FINE
@@ -247,6 +248,7 @@ def test_counts_show_what_times_cannot_and_do_not_decide() -> None:
     assert outcomes == {
         "spurious": "more",
         "breaks": "same",
+        "reads and writes": "more",
         "voluntary switches": "more",
         "involuntary switches": "same",
         "CPU time": "same",
@@ -263,11 +265,11 @@ def test_a_verdict_is_printed_with_what_was_asked_of_it(capsys: pytest.CaptureFi
     rounds += [round_at("[red]B", block, math.log(1.2), usage=usage, n=200) for block in range(20)]
     verdict = judge(rounds, "A", "[red]B")
     print_verdicts([verdict])
-    print(asked(verdict))
+    print(asked(verdict.settings))
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[1].split()[:6] == ["A", "[red]B", "p50", "20", "+20.0", "%"]
-    assert "[red]B: more voluntary switches: 2 → 6 per wake" in lines
+    assert "[red]B: more voluntary switches: 2 → 6 per ring" in lines
     assert "[red]B: p99: the rounds are too short to speak of it" in lines
     assert "[red]B against A: regressed: p50 slower: +20.0 %, at least +20.0 %; p90" in out
     assert "alpha 1 %" in lines[-1]

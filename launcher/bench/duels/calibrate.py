@@ -35,6 +35,7 @@ from launcher.bench.store import hosts
 from launcher.bench.store.receipts import NothingMeasured, Receipts, Round, Writer, read
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
+from launcher.tables import console
 from launcher.words import say
 from shared.errors import EXIT_FINE, EXIT_INTERRUPTED, LabError
 
@@ -280,10 +281,8 @@ def _lines(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     table = Table(box=None, pad_edge=False)
     for heading in ("A against", "duels", "regressed", "95 % bounds", "not regressed", "cannot tell", "target", ""):
         table.add_column(heading, no_wrap=True)
@@ -304,7 +303,7 @@ def _print_table(rows: Sequence[Row]) -> None:
             "met" if row.is_met else "NOT MET",
             row.remark,
         )
-    console.print(table)
+    console().print(table)
     if not rows:
         say("there are no duels yet: record more (--minutes), or fight some (--real)")
 

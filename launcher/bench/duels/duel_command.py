@@ -30,8 +30,9 @@ from launcher.bench.store import receipts
 from launcher.bench.store.receipts import Round, Run
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
-from launcher.words import say
-from shared.errors import EXIT_INTERRUPTED, UsageError
+from launcher.tables import printed
+from launcher.words import called, say
+from shared.errors import Interrupted, UsageError, worst
 
 
 def main(args: argparse.Namespace) -> int:
@@ -63,18 +64,19 @@ def show(path: Path, args: argparse.Namespace) -> int:
 def report(rounds: list[Round], plan: Plan, args: argparse.Namespace, replay: str, path: Path) -> int:
     """Judge, print the verdict and what to do next; return its exit code."""
     verdict = plan.judge(rounds)
-    then = next_command(verdict, plan, replay, path)
-    if args.json:
-        line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
-        line |= {"receipts": str(path), "next": then}
-        print(json.dumps(line, allow_nan=False), flush=True)
-    else:
-        most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
-        print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict)}")
-        print_verdicts([verdict])
-        print(f"next: {then}", flush=True)
+    then = called(next_command(verdict, plan, replay, path))
     if args.github or gate.is_wanted():
         gate.annotate(verdict, replay)
+    with printed(verdict.exit_code):
+        if args.json:
+            line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}
+            line |= {"receipts": str(path), "next": then}
+            print(json.dumps(line, allow_nan=False), flush=True)
+        else:
+            most = max([*(one.pairs for one in verdict.quantiles), *(one.pairs for one in verdict.counts)], default=0)
+            print(f"{most} pairs, of at most {2 * plan.blocks} that were planned; {asked(verdict.settings)}")
+            print_verdicts([verdict])
+            print(f"next: {then}", flush=True)
     return verdict.exit_code
 
 
@@ -141,18 +143,17 @@ def _choose_sides(args: argparse.Namespace, case: Case, closing: ExitStack) -> t
 
 
 def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began_s: float) -> int:
-    seed = random.randrange(1 << 31) if args.seed is None else args.seed
+    seed = random.randrange(1, 1 << 31) if args.seed is None else args.seed
     sides = [base, head, base.again()]
     rota = Rota(case, sides, args.rings or choose_rings(case, sides), seed, args.patience or PATIENCE_S)
     seconds = args.seconds or duel.DEFAULT_SECONDS
     path = Path(args.output) if args.output else receipts.default_path(KIND)
-    if path.exists():
-        raise UsageError(f"{path} is there already; name another file, or remove it")
+    receipts.expect_new(path)
     command = shlex.join(["launcher", *sys.argv[1:]])
     say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
     rounds: list[Round] = []
     plan: Plan | None = None
-    was_interrupted = False
+    stopped: Interrupted | receipts.NotWritten | None = None
     with progress() as tell:
         try:
             plan = duel.begin(
@@ -163,8 +164,8 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                     writer.write(round_)
 
                 def keep(round_: Round) -> None:
-                    writer.write(round_)
                     rounds.append(round_)
+                    writer.write(round_)
 
                 def show_where(block: int, side: Side) -> None:
                     tell(f"block {block + 1} of at most {blocks}: {side.name}")
@@ -173,19 +174,23 @@ def _measure(args: argparse.Namespace, case: Case, base: Side, head: Side, began
                 if not rounds:
                     duel.fight(rota, plan, keep, began_s + seconds, show_where)
         except KeyboardInterrupt:
-            was_interrupted = True
+            stopped = Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            stopped = reason
         except duel.DoesNotStart:
             if rounds:
                 say(f"the {len(rounds)} rounds before are in {path}")
             raise
-    if plan is None or not rounds:
-        say("interrupted: nothing was measured")
-        return EXIT_INTERRUPTED
-    say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
+    if stopped is not None and (plan is None or not rounds):
+        say(f"{stopped}: nothing was measured")
+        return stopped.exit_code
+    assert plan is not None  # else it was stopped
+    if not isinstance(stopped, receipts.NotWritten):
+        say(f"{len(rounds)} rounds in {monotonic() - began_s:.0f} s are in {path}")
     code = report(rounds, plan, args, replay_command(command, seed), path)
-    if was_interrupted:
-        say("interrupted: what was measured until then is above")
-        return EXIT_INTERRUPTED
+    if stopped is not None:
+        say(f"{stopped}: what was measured until then is above")
+        return worst(code, stopped.exit_code)
     return code
 
 

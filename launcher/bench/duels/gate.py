@@ -55,7 +55,7 @@ def markdown(verdict: Verdict, replay: str) -> str:
         "",
         *(f"- broken: {_cell(sentence)}" for sentence in verdict.broken[:10]),
         *(f"- {_cell(note)}" for note in verdict.notes),
-        f"- {asked(verdict)}",
+        f"- {asked(verdict.settings)}",
         f"- `{replay.replace('`', '')}`",
     ]
     return "\n".join(rows) + "\n\n"

@@ -13,14 +13,17 @@ Alpha is shared by all that is compared: twenty Wakers must not mean twenty chan
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from launcher.bench.judging import pairs
+from launcher.bench.judging.counts import Change, judge_counts
 from launcher.bench.judging.judge import BROKEN, Verdict, conclude
 from launcher.bench.judging.verdict import Evidence, Outcome, Settings, judge_evidence, levels_needed
+from launcher.bench.measure.cases import CASES
 from launcher.bench.stats import rank_sum
 from launcher.bench.stats.signed_rank import Floats
 from launcher.bench.store import hosts
@@ -44,6 +47,8 @@ class Comparison:
 
     verdicts: list[Verdict]
     warnings: list[str]
+    settings: Settings
+    """What was asked for; each verdict has its share of the alpha."""
 
     @property
     def worst(self) -> Verdict:
@@ -59,8 +64,11 @@ class Comparison:
     def to_json(self) -> dict[str, object]:
         """Return it for JSON."""
         return {
+            "kind": "compare",
             "outcome": str(self.worst.outcome),
+            "worst": self.worst.head,
             "exit_code": self.exit_code,
+            "alpha": self.settings.alpha,
             "paired": False,
             "warnings": self.warnings,
             "verdicts": [verdict.to_json() for verdict in self.verdicts],
@@ -100,12 +108,7 @@ def compare(base: Receipts, head: Receipts, settings: Settings | None = None, *,
         yardstick = yardsticks[key]
         both = (None, None) if yardstick is None else (of_base[yardstick], of_head[yardstick])
         verdicts.append(_compare_one(of_base[key], of_head[key], both, shared))
-    return Comparison(verdicts, notes)
-
-
-def to_line(comparison: Comparison) -> str:
-    """Return the comparison as JSON, one line."""
-    return json.dumps(comparison.to_json(), allow_nan=False)
+    return Comparison(verdicts, notes, settings)
 
 
 def _compare_one(
@@ -116,17 +119,40 @@ def _compare_one(
 ) -> Verdict:
     logs = [_logs(rounds, yardstick, settings) for rounds, yardstick in zip((base, head), yardsticks, strict=True)]
     judged = [p for p in logs[0] if p in logs[1] and len(logs[0][p]) and len(logs[1][p])]
+    is_timed = base[0].case not in CASES or CASES[base[0].case].is_timed
     needed = levels_needed(len(judged), settings)
     found = {p: _evidence(logs[0][p], logs[1][p], needed) for p in judged}
+    counts = judge_counts(base, head, settings, _unpaired)
+    notes = []
+    if is_timed and not found:
+        notes.append("no quantile that the rounds of both can speak for")
+    if not is_timed and any(math.isinf(count.interval.low) for count in counts):
+        fewest = min(count.pairs for count in counts)
+        notes.append(f"{fewest} rounds a side are too few at this level: measure more of them (bench --samples)")
     return conclude(
         base=base[0].arm,
         head=head[0].arm,
         control=None,
         rounds=[*base, *head],
         found=judge_evidence(found, {}, settings),
-        counts=[],
+        counts=counts,
         settings=settings,
-        notes=[] if found else ["no quantile that the rounds of both can speak for"],
+        notes=notes,
+        is_timed=is_timed,
+    )
+
+
+def _unpaired(base: pairs.ByTurn, head: pairs.ByTurn) -> Change | None:
+    one, other = (np.array(list(values.values()), dtype=float) for values in (base, head))
+    if not len(one) or not len(other):
+        return None
+    return Change(
+        pairs=min(len(one), len(other)),
+        base=float(np.median(one)),
+        head=float(np.median(other)),
+        estimate=rank_sum.shift(one, other),
+        p_value=rank_sum.p_value(one, other),
+        interval=lambda level: rank_sum.interval(one, other, level),
     )
 
 

@@ -1,8 +1,8 @@
 """What a wake-up takes: spurious breaks, switches, system calls, CPU time; a family of their own.
 
-They are compared for each pair of rounds as head minus base, per wake-up that was served (or per round, where it is
+They are compared for each pair of rounds as head minus base, per ring that was served (or per round, where it is
 memory). A difference counts when it is significant in its family (Holm, at the same alpha) and large enough to care
-for: a twentieth of the base, or one in a hundred wake-ups, whichever is more.
+for: a twentieth of the base, or one in a hundred rings, whichever is more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from launcher.bench.store.receipts import Round
 
 MORE, FEWER, SAME, UNKNOWN = "more", "fewer", "same", "cannot tell"
 
-COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "syscalls")
+COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "reads_and_writes")
 _OURS = ("launcher", "waker")  # processes, as roles
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the unit is ns or bytes
@@ -30,7 +31,7 @@ _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the
 
 @dataclass(frozen=True, slots=True)
 class CountVerdict:
-    """One count, per wake-up."""
+    """One count, per ring: two Wakers are rung alike, and how often they wake for it is what differs."""
 
     name: str
     unit: str
@@ -43,6 +44,11 @@ class CountVerdict:
     """Head minus base."""
     interval: Interval
     p_value: float
+
+    @property
+    def change(self) -> str:
+        """From what to what."""
+        return f"{_shown(self.base)} → {_shown(self.head)} {self.unit}"
 
     def to_json(self) -> dict[str, object]:
         """Return it for JSON; what is not finite is None."""
@@ -61,33 +67,63 @@ class CountVerdict:
         }
 
 
-def judge_counts(base: Sequence[Round], head: Sequence[Round], settings: Settings) -> list[CountVerdict]:
-    """Compare every count that both arms have in a common pair."""
-    found = []
-    for name, (unit, measure) in _MEASURES.items():
-        of_base, of_head = pairs.by_turn(base, measure), pairs.by_turn(head, measure)
-        differences = pairs.differences(of_base, of_head)
-        if len(differences):
-            common = [turn for turn in of_base if turn in of_head]
-            medians = [float(np.median([of[turn] for turn in common])) for of in (of_base, of_head)]
-            found.append((name, unit, medians, differences, signed_rank.p_value(differences)))
+class Change(NamedTuple):
+    """How a count differs between two arms."""
+
+    pairs: int
+    base: float
+    head: float
+    """The medians."""
+    estimate: float
+    p_value: float
+    interval: Callable[[float], Interval]
+    """At a two-sided level."""
+
+
+def paired(base: pairs.ByTurn, head: pairs.ByTurn) -> Change | None:
+    """Return the change from pair to pair; None without any."""
+    differences = pairs.differences(base, head)
+    if not len(differences):
+        return None
+    return Change(
+        pairs=len(differences),
+        base=float(np.median([base[turn] for turn in base if turn in head])),
+        head=float(np.median([head[turn] for turn in base if turn in head])),
+        estimate=signed_rank.hodges_lehmann(differences),
+        p_value=signed_rank.p_value(differences),
+        interval=partial(signed_rank.interval, differences),
+    )
+
+
+def judge_counts(
+    base: Sequence[Round],
+    head: Sequence[Round],
+    settings: Settings,
+    change_of: Callable[[pairs.ByTurn, pairs.ByTurn], Change | None] = paired,
+) -> list[CountVerdict]:
+    """Compare every count of which `change_of` has something to say."""
+    found = [
+        (name, unit, change)
+        for name, (unit, measure) in _MEASURES.items()
+        if (change := change_of(pairs.by_turn(base, measure), pairs.by_turn(head, measure))) is not None
+    ]
     level_of = [settings.level(settings.alpha / divisor) for divisor in range(1, len(found) + 1)]
-    levels = statistics.holm_levels([p_value for *_, p_value in found], level_of)
+    levels = statistics.holm_levels([change.p_value for *_, change in found], level_of)
     verdicts = []
-    for (name, unit, (of_base_, of_head_), differences, p_value), level in zip(found, levels, strict=True):
-        estimate, interval = signed_rank.hodges_lehmann(differences), signed_rank.interval(differences, level)
-        floor = max(_RELATIVE_FLOOR * of_base_, _ABSOLUTE_FLOOR if unit == "per wake" else 0.0)
+    for (name, unit, change), level in zip(found, levels, strict=True):
+        interval = change.interval(level)
+        floor = max(_RELATIVE_FLOOR * change.base, _ABSOLUTE_FLOOR if unit == "per ring" else 0.0)
         verdicts.append(
             CountVerdict(
                 name=name,
                 unit=unit,
-                outcome=_outcome(estimate, interval, floor),
-                pairs=len(differences),
-                base=of_base_,
-                head=of_head_,
-                estimate=estimate,
+                outcome=_outcome(change.estimate, interval, floor),
+                pairs=change.pairs,
+                base=change.base,
+                head=change.head,
+                estimate=change.estimate,
                 interval=interval,
-                p_value=p_value,
+                p_value=change.p_value,
             )
         )
     return verdicts
@@ -103,20 +139,24 @@ def _outcome(estimate: float, interval: Interval, floor: float) -> str:
     return UNKNOWN
 
 
-def per_wake(round_: Round, total: float | None) -> float | None:
-    """Return a total of a round for each wake-up that was served; None when either is not known."""
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def per_ring(round_: Round, total: float | None) -> float | None:
+    """Return a total of a round for each ring that was served; None when either is not known."""
     served = round_.counts.get("served", len(round_.latencies_ns))
     return None if total is None or served <= 0 else total / served
 
 
 def _count(name: str, round_: Round) -> float | None:
-    return per_wake(round_, round_.counts.get(name))
+    return per_ring(round_, round_.counts.get(name))
 
 
 def _used(name: str, round_: Round) -> float | None:
     """Return what the Launcher and the Waker used; their further threads are in it, and the stimulus is the harness."""
     ours = [getattr(usage, name) for usage in round_.usage if usage.role in _OURS]
-    return per_wake(round_, sum(ours)) if ours else None
+    return per_ring(round_, sum(ours)) if ours else None
 
 
 def _memory(round_: Round) -> float | None:
@@ -125,9 +165,9 @@ def _memory(round_: Round) -> float | None:
 
 
 _MEASURES: dict[str, tuple[str, Callable[[Round], float | None]]] = {
-    **{name: ("per wake", partial(_count, name)) for name in COUNTED},
-    "voluntary switches": ("per wake", partial(_used, "voluntary")),
-    "involuntary switches": ("per wake", partial(_used, "involuntary")),
-    "CPU time": ("ns per wake", partial(_used, "cpu_ns")),
+    **{name.replace("_", " "): ("per ring", partial(_count, name)) for name in COUNTED},
+    "voluntary switches": ("per ring", partial(_used, "voluntary")),
+    "involuntary switches": ("per ring", partial(_used, "involuntary")),
+    "CPU time": ("ns per ring", partial(_used, "cpu_ns")),
     "memory": ("bytes", _memory),
 }

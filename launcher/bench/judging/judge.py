@@ -210,7 +210,7 @@ def _by_counts(counts: list[CountVerdict]) -> tuple[str, str]:
     unknown = [count for count in counts if count.outcome == UNKNOWN]
     for found, outcome in ((more, Outcome.REGRESSED), (unknown, Outcome.CANNOT_TELL), (fewer, Outcome.IMPROVED)):
         if found:
-            names = ", ".join(f"{count.name} ({count.base:,.3g} → {count.head:,.3g} {count.unit})" for count in found)
+            names = ", ".join(f"{count.name} ({count.change})" for count in found)
             return outcome, f"no times to speak of; by what it costs, {found[0].outcome}: {names}"
     return Outcome.NOT_REGRESSED, "no times to speak of; by what it costs, the same"
 

@@ -73,7 +73,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as an object for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        lost = [dict(zip(("block", "seed", "number"), one, strict=True)) for one in self.lost]
+        return {name: getattr(self, name) for name in self.__slots__} | {"lost": lost}
 
 
 def summarise(rounds: Iterable[Round]) -> list[Summary]:

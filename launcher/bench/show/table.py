@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,13 +9,16 @@ from launcher.bench.measure.cases import DIRECT, Case
 from launcher.bench.measure.rounds import STOP
 from launcher.bench.show.summary import Summary, front
 from launcher.bench.stats import quantiles
-from launcher.words import shown
+from launcher.tables import Column, console, print_columns
+
+_SPARE = ("p99.9", "late", "max", "n", "PSS", "rings/s", "reads/s", "switches")
+"""What a narrow terminal does without, the first first."""
 
 HARNESS_LIMIT = 1.3
 """What the harness alone may take, in what the same takes in plain C."""
 
 
-class _Column(NamedTuple):
+class _Measure(NamedTuple):
     heading: str
     cell: Callable[[Summary], str]
     is_text: bool = False
@@ -25,28 +26,21 @@ class _Column(NamedTuple):
 
 def print_table(case: Case, summaries: Sequence[Summary]) -> None:
     """Print a row for each arm, and below it where the time of a wake-up goes, if that was traced."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # Rows must stay rows: a pipe has no width at all.
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    table = Table(box=None, pad_edge=False)
-    columns = [column for column in _columns(case, summaries) if any(column.cell(s) != "-" for s in summaries)]
-    for column in columns:
-        table.add_column(column.heading, justify="left" if column.is_text else "right", no_wrap=True)
+    found = [
+        Column(column.heading, list(map(column.cell, summaries)), column.is_text)
+        for column in _columns(case, summaries)
+    ]
     best = next((summary.arm for summary in summaries if summary.is_waker), None)
-    for summary in summaries:
-        style = "bold red" if summary.lost else "bold" if summary.arm == best else "" if summary.is_waker else "dim"
-        # Text: a stranger's receipts may hold what rich takes for markup.
-        table.add_row(*(Text(shown(column.cell(summary))) for column in columns), style=style)
-    console.print(table)
+    styles = [
+        "bold red" if summary.lost else "bold" if summary.arm == best else "" if summary.is_waker else "dim"
+        for summary in summaries
+    ]
+    print_columns(console(), [column for column in found if set(column.cells) != {"-"}], styles, _SPARE)
     for summary in summaries:
         if summary.ns_per_stamp is not None:
-            text = f"{summary.arm}: medians of the hops in us; a stamp costs {summary.ns_per_stamp / 1e3:.2f}"
-            console.print(f"\n{text}", markup=False)
+            print(f"\n{summary.arm}: medians of the hops in us; a stamp costs {summary.ns_per_stamp / 1e3:.2f}")
             for hop, (ns, count) in summary.hops_ns.items():
-                console.print(f"  {hop:20} {ns / 1e3:8.1f}  ({count})", markup=False)
+                print(f"  {hop:20} {ns / 1e3:8.1f}  ({count})")
 
 
 def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
@@ -75,89 +69,50 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
     return said
 
 
-def lost_remarks(summaries: Sequence[Summary], run_seed: int) -> list[str]:
-    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it."""
+def lost_remarks(summaries: Sequence[Summary], run_seed: int | None) -> list[str]:
+    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it where that is known."""
     said = []
     for summary in summaries:
         if summary.lost:
             block, seed, number = summary.lost[0]
             more = f" and {len(summary.lost) - 1} more" if len(summary.lost) > 1 else ""
             said.append(
-                f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}, its gaps are of seed {seed}); "
-                f"to replay the run, say --seed {run_seed}"
+                f"LOST: {summary.arm}: ring {number}{more} woke nobody (block {block}, its gaps are of seed {seed})"
+                + (f"; to replay the run, say --seed {run_seed}" if run_seed is not None else "")
             )
     return said
 
 
-def next_command(case: Case, summaries: Sequence[Summary]) -> str:
-    """Return the command that says more than this one did."""
-    wakers = [summary for summary in summaries if summary.is_waker]
-    engine = f" --engine {wakers[0].engine}" if wakers else ""
-    lost = next((summary for summary in wakers if summary.lost), None)
-    if lost is not None:
-        return shlex.join(["launcher", "check", "--waker", lost.waker, "--engine", lost.engine])
-    best = next((summary for summary in wakers if summary.is_sound), None)
-    if best is not None and case.is_timed and (duel := _duel(case, best, wakers)):
-        return duel
-    other = "wake-busy" if case.name == "wake" else "wake"
-    return f"launcher bench --case {other}{engine}"
-
-
-def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
-    """Return the duel of the best with the next one under its conditions; else with itself under others."""
-    others = [one for one in wakers if one.is_sound and one is not best]
-    rival = next((one for one in others if one.is_comparable_with(best)), None)
-    if rival is None:
-        rival = next((one for one in others if one.waker == best.waker and one.engine == best.engine), None)
-    if rival is None or rival.parameters.keys() != best.parameters.keys():
-        return None
-    defaults, ours, theirs = case.defaults(), best.parameters, rival.parameters
-    differing = [name for name in ours if ours[name] != theirs[name]]
-    sides = [
-        "@".join(filter(None, [one.waker, ",".join(_setting(name, one.parameters[name]) for name in differing)]))
-        for one in (best, rival)
-    ]
-    command = ["launcher", "duel", *sides, "--case", case.name, "--engine", best.engine]
-    for name, value in ours.items():
-        if name not in differing and value != defaults.get(name):
-            command += ["--set", _setting(name, value)]
-    return shlex.join(command)
-
-
-def _setting(name: str, value: int | float | str) -> str:
-    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"
-
-
-def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Column]:
-    columns = [_Column("arm", lambda s: s.arm, is_text=True)]
+def _columns(case: Case, summaries: Sequence[Summary]) -> list[_Measure]:
+    columns = [_Measure("arm", lambda s: s.arm, is_text=True)]
     if len({summary.engine for summary in summaries if summary.is_waker}) > 1:
-        columns.append(_Column("engine", lambda s: s.engine, is_text=True))
-    columns.append(_Column("n", lambda s: str(s.n)))
+        columns.append(_Measure("engine", lambda s: s.engine, is_text=True))
+    columns.append(_Measure("n", lambda s: str(s.n)))
     unit, scale = ("ms", 1e6) if case.name == "start" else ("us", 1e3)
     columns += [_quantile_column(quantiles.name(p), unit, scale) for p in quantiles.PRINTED]
     columns += [
-        _Column(f"max {unit}", lambda s: "-" if s.max_ns is None else f"{s.max_ns / scale:.1f}"),
-        _Column("x C", lambda s: "-" if s.ratio is None else f"{s.ratio:.2f}"),
+        _Measure(f"max {unit}", lambda s: "-" if s.max_ns is None else f"{s.max_ns / scale:.1f}"),
+        _Measure("x C", lambda s: "-" if s.ratio is None else f"{s.ratio:.2f}"),
     ]
     if case.name == "burst":
-        columns.append(_Column("rings/wake", lambda s: _scaled(s.rings_per_wake, 1)))
+        columns.append(_Measure("rings/wake", lambda s: _scaled(s.rings_per_wake, 1)))
     what = "rings" if case.is_open else "reads"
-    columns.append(_Column(f"{what}/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
+    columns.append(_Measure(f"{what}/s", lambda s: "-" if s.rings_per_s is None else f"{s.rings_per_s:,.0f}"))
     if case.name == "start":
-        columns.append(_Column("stop p50 ms", lambda s: _scaled(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
+        columns.append(_Measure("stop p50 ms", lambda s: _scaled(s.hops_ns.get(STOP, (None, 0))[0], 1e6)))
     per = "round" if not case.is_timed else "start" if case.name == "start" else "wake"
     columns += [
-        _Column(f"CPU us/{per}", lambda s: _scaled(s.cpu_ns, 1e3)),
-        _Column(f"switches/{per}", lambda s: _scaled(s.switches, 1)),
-        _Column("PSS MiB", lambda s: _scaled(s.pss_bytes, 1 << 20)),
-        _Column("late", lambda s: str(s.counts.get("late", 0))),
-        _Column("lost", lambda s: str(len(s.lost))),
+        _Measure(f"CPU us/{per}", lambda s: _scaled(s.cpu_ns, 1e3)),
+        _Measure(f"switches/{per}", lambda s: _scaled(s.switches, 1)),
+        _Measure("PSS MiB", lambda s: _scaled(s.pss_bytes, 1 << 20)),
+        _Measure("late", lambda s: str(s.counts.get("late", 0))),
+        _Measure("lost", lambda s: str(len(s.lost))),
     ]
     return columns
 
 
-def _quantile_column(name: str, unit: str, scale: float) -> _Column:
-    return _Column(f"{name} {unit}", lambda s: _scaled(s.quantiles_ns.get(name), scale))
+def _quantile_column(name: str, unit: str, scale: float) -> _Measure:
+    return _Measure(f"{name} {unit}", lambda s: _scaled(s.quantiles_ns.get(name), scale))
 
 
 def _scaled(value: float | None, scale: float) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 
 from launcher.bench.judging.judge import BROKEN, Verdict
-from launcher.bench.judging.verdict import Outcome, QuantileVerdict, percent
+from launcher.bench.judging.verdict import Outcome, QuantileVerdict, Settings, percent
+from launcher.tables import Column, console, print_columns
 
 _STYLES = {
     Outcome.REGRESSED: "bold red",
@@ -17,45 +17,41 @@ _STYLES = {
     Outcome.NOT_REGRESSED: "green",
 }
 _SHOWN_BROKEN = 10
+_HEADINGS = ("base", "head", "quantile", "n", "change", "interval", "level", "control", "floor", "findable", "verdict")
+_TEXTS = ("base", "head", "quantile", "verdict")
+_SPARE = ("level", "floor", "n", "control", "base", "findable")
+"""What a narrow terminal does without, the first first; the sentence below says which base it was."""
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     """Print them on standard output, all quantiles in one table."""
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    # Rows must stay rows: a pipe has no width at all.
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("base", "head", "quantile", "n", "change", "interval", "level", "control", "floor", "findable"):
-        is_text = heading in ("base", "head", "quantile")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for verdict in verdicts:
-        for found in verdict.quantiles:
-            outcome = Text(found.outcome, _STYLES[found.outcome])
-            table.add_row(*map(Text, (verdict.base, verdict.head, *_cells(found))), outcome)
-    if table.row_count:
-        console.print(table)
+    out = console()
+    rows = [
+        (verdict.base, verdict.head, *_cells(found), Text(found.outcome, _STYLES[found.outcome]))
+        for verdict in verdicts
+        for found in verdict.quantiles
+    ]
+    if rows:
+        columns = zip(_HEADINGS, zip(*rows, strict=True), strict=True)
+        print_columns(out, [Column(name, cells, name in _TEXTS) for name, cells in columns], spare=_SPARE)
     for verdict in verdicts:
         for count in verdict.counts:
             if count.outcome in ("more", "fewer"):
-                shown = f"{count.base:,.3g} → {count.head:,.3g} {count.unit}"
-                console.print(f"{verdict.head}: {count.outcome} {count.name}: {shown}", markup=False)
+                out.print(f"{verdict.head}: {count.outcome} {count.name}: {count.change}", markup=False)
         for sentence in verdict.broken[:_SHOWN_BROKEN]:
-            console.print(f"broken: {sentence}", markup=False, soft_wrap=True, style=_STYLES[BROKEN])
+            out.print(f"broken: {sentence}", markup=False, style=_STYLES[BROKEN])
         if len(verdict.broken) > _SHOWN_BROKEN:
-            console.print(f"broken: and {len(verdict.broken) - _SHOWN_BROKEN} more", style=_STYLES[BROKEN])
+            out.print(f"broken: and {len(verdict.broken) - _SHOWN_BROKEN} more", style=_STYLES[BROKEN])
         for note in verdict.notes:
-            console.print(f"{verdict.head}: {note}", markup=False, soft_wrap=True)
+            out.print(f"{verdict.head}: {note}", markup=False)
         text = Text.assemble((str(verdict.outcome), _STYLES.get(verdict.outcome, "")), f": {verdict.sentence}")
-        console.print(Text(f"{verdict.head} against {verdict.base}: ") + text, soft_wrap=True)
+        out.print(Text(f"{verdict.head} against {verdict.base}: ") + text)
 
 
-def asked(verdict: Verdict) -> str:
-    """Return what the verdict was asked to keep, for the line below the table."""
-    settings = verdict.settings
+def asked(settings: Settings) -> str:
+    """Return what a verdict was asked to keep, for the line below the table."""
     return (
         f"alpha {100 * settings.alpha:.3g} % to see a difference where there is none, "
         f"beta {100 * settings.beta:g} % to miss one of delta = {100 * settings.delta:g} %; "

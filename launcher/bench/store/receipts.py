@@ -35,11 +35,12 @@ from launcher.bench.store.records import (
     run_from_json,
     run_to_json,
 )
-from shared.errors import EXIT_NOTHING_MEASURED, LabError
+from shared.errors import EXIT_NOTHING_MEASURED, LabError, UsageError
 
 __all__ = [
     "OK",
     "Nanoseconds",
+    "NotWritten",
     "NothingMeasured",
     "Receipts",
     "ReceiptsError",
@@ -77,6 +78,10 @@ class Receipts:
         return list(dict.fromkeys(round_.arm for round_ in self.rounds))
 
 
+class NotWritten(ReceiptsError):  # noqa: N818 - an event
+    """Say that a receipt could not be written: the disk is full. What is in the file stays readable."""
+
+
 class Writer:
     """Appends receipts to a file, one write for each; one process at a time."""
 
@@ -86,10 +91,25 @@ class Writer:
 
     @classmethod
     def create(cls, path: Path, run: Run) -> Writer:
-        """Begin a new file with its run; `FileExistsError` when it is there already. Makes the folders above it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-        writer._append("run", run_to_json(run))
+        """Begin a new file with its run, and make the folders above it.
+
+        Raises `UsageError` when it is there already, `ReceiptsError` when it cannot be made.
+        """
+        expect_new(path)
+        flags = 0 if path.exists() else os.O_CREAT | os.O_EXCL
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o644))
+        except OSError as error:
+            raise ReceiptsError(
+                f"{path} cannot be made: {error.filename}: {error.strerror}; name another file with -o, or another "
+                "folder with XDG_STATE_HOME"
+            ) from error
+        try:
+            writer._append("run", run_to_json(run))
+        except NotWritten:
+            writer.close()
+            raise
         return writer
 
     @classmethod
@@ -123,16 +143,29 @@ class Writer:
         # Without NaN, which is not JSON: other languages would refuse the line.
         text = json.dumps({"schema": SCHEMA, "kind": kind, kind: value}, separators=(",", ":"), allow_nan=False)
         line = text.encode() + b"\n"
-        while line:  # one write, unless the disk is full or a signal falls into it
-            line = line[os.write(self._fd, line) :]
+        try:
+            while line:  # one write, unless the disk is full or a signal falls into it
+                line = line[os.write(self._fd, line) :]
+        except OSError as error:
+            raise NotWritten(f"{self.path}: {error.strerror} (make room, or write elsewhere with -o)") from error
+
+
+def expect_new(path: Path) -> None:
+    """Raise `UsageError` when a file is there that would be lost; what is no file (/dev/null, a pipe) loses nothing."""
+    if path.is_file() or path.is_dir():
+        raise UsageError(f"{path} is there already; name another file, or remove it")
 
 
 def default_folder() -> Path:
     """Return where receipts go when nobody says otherwise: below the XDG state folder."""
     base = os.environ.get("XDG_STATE_HOME", "")
     # XDG base directory specification: a path that is not absolute is to be ignored.
-    root = Path(base) if base.startswith("/") else Path.home() / ".local/state"
-    return root / "lguest-launcher" / "receipts"
+    if base.startswith("/"):
+        return Path(base) / "lguest-launcher/receipts"
+    try:
+        return Path.home() / ".local/state/lguest-launcher/receipts"
+    except RuntimeError:  # neither $HOME nor a line in /etc/passwd
+        raise UsageError("there is no home folder to keep receipts in: name a file with -o, or set HOME") from None
 
 
 def default_path(kind: str) -> Path:

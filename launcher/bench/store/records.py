@@ -85,6 +85,11 @@ class Run:
     started: str = ""
 
 
+def setting(name: str, value: int | float | str) -> str:
+    """Return a parameter as the command line sets it."""
+    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"
+
+
 def round_to_json(round_: Round) -> dict[str, Any]:
     """Return the round as an object for JSON, its arrays packed."""
     value = {f.name: getattr(round_, f.name) for f in fields(round_)}

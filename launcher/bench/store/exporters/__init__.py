@@ -20,10 +20,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 
-def export(receipts: Receipts, name: str) -> str:
+def description(name: str) -> str:
+    """Return the first line of what a format says of itself."""
+    return (importlib.import_module(f"{__name__}.{name}").__doc__ or "").partition("\n")[0]
+
+
+def export(receipts: Receipts, name: str | None) -> str:
     """Return the receipts in this format; raise `NothingMeasured` where no round ended well."""
     if name not in names():
-        raise UsageError(f"no format '{name}' (there is {', '.join(names())})")
+        wrong = "say which with --format" if name is None else f"no format '{name}'"
+        raise UsageError(f"{wrong} (there is {', '.join(names())})")
     if not any(round_.ended == OK for round_ in receipts.rounds):
         raise NothingMeasured(f"{receipts.path} has no round that ended well: nothing to export")
     text: str = importlib.import_module(f"{__name__}.{name}").export(receipts)

@@ -33,11 +33,13 @@ def _row(round_: Round) -> dict[str, object]:
     row["max_ns"] = int(round_.latencies_ns.max()) if len(round_.latencies_ns) else ""
     row |= {f"parameter.{name}": value for name, value in round_.parameters.items()}
     row |= {f"count.{name}": value for name, value in round_.counts.items()}
-    for usage in round_.usage:
+    for role in dict.fromkeys(usage.role for usage in round_.usage):
+        # A role may be many: a thread for each file, or two Wakers, one of which took the other's place.
+        theirs = [usage for usage in round_.usage if usage.role == role]
         row |= {
-            f"{usage.role}.cpu_ns": usage.cpu_ns,
-            f"{usage.role}.voluntary": usage.voluntary,
-            f"{usage.role}.involuntary": usage.involuntary,
-            f"{usage.role}.pss_bytes": "" if usage.pss_bytes is None else usage.pss_bytes,
+            f"{role}.{name}": sum(getattr(usage, name) for usage in theirs)
+            for name in ("cpu_ns", "voluntary", "involuntary")
         }
+        sizes = [usage.pss_bytes for usage in theirs if usage.pss_bytes is not None]
+        row[f"{role}.pss_bytes"] = sum(sizes) if len(sizes) == len(theirs) else ""
     return row

@@ -32,4 +32,4 @@ def export(receipts: Receipts) -> str:
                     "extra": f"engine {first.engine}, waker {first.waker}, {len(rounds)} rounds",
                 }
             )
-    return json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(results, indent=1) + "\n"
