@@ -30,6 +30,19 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {called(self.prog)} --help)")
 
 
+class _PrintCompletion(argparse.Action):
+    """Loads shtab only when it is asked for: every command would start 20 ms later."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _space: object, shell: object, _option: object = None) -> None:
+        import shtab
+
+        self.choices = shtab.SUPPORTED_SHELLS  # the script completes this option, too
+        if shell not in self.choices:
+            raise argparse.ArgumentError(self, f"{shell!r} is not known; there are {', '.join(self.choices)}")
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None, make: Callable[[], Parser] | None = None) -> int:
     """Run one command line and return its exit code; the main thread only.
 
@@ -92,12 +105,12 @@ def _fill_standard_files() -> None:
 
 def make_parser() -> Parser:
     """Return the parser of the whole command line."""
-    import shtab
-
     from launcher import commands, options, others
 
     parser = Parser(prog="launcher", description="The waker laboratory: a small Launcher whose Waker can be swapped.")
-    shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
+    parser.add_argument(
+        "--print-completion", action=_PrintCompletion, metavar="SHELL", help="print a completion script for this shell"
+    )
     sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
 
     run = sub.add_parser("run", help="run a Guest with the console on this terminal")

@@ -11,10 +11,8 @@ where one is, as ever.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import stat
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +189,8 @@ def read_file(path: Path, options: Sequence[Option] = OPTIONS) -> dict[str, obje
 
 
 def _parse(path: Path) -> dict[str, object]:
+    import tomllib  # most runs have no such file
+
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for
             raise UsageError(f"{path}: is not a regular file; give one with options for run")
@@ -206,6 +206,8 @@ def _parse(path: Path) -> dict[str, object]:
 
 
 def _nearest(key: str, names: list[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(key.lower().replace("_", "-"), names, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
 

@@ -144,7 +144,7 @@ def find_all() -> Iterator[Found]:
             try:
                 running += [closing.enter_context(one) for one in _pages_of(pid)]
             except PermissionError:
-                has_skipped |= not _is_kernel_thread(pid)
+                has_skipped |= not _has_no_command_line(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
         yield Found(sorted(running, key=lambda one: one.who.opened_ns), has_skipped)
@@ -182,9 +182,11 @@ def open_one(pid: int, pidfd: int) -> Iterator[Running]:
                 pages = [closing.enter_context(one) for one in _pages_of(pid)]
                 is_coming = not pages and _is_started_as_launcher(pid)
             except PermissionError as error:
-                raise UsageError(
-                    f"process {pid}: this user may not look into it; ask as its own user, or as root"
-                ) from error
+                if not _has_no_command_line(pid):
+                    raise UsageError(
+                        f"process {pid}: this user may not look into it; ask as its own user, or as root"
+                    ) from error
+                pages, is_coming = [], True  # it is its end that comes
             except (FileNotFoundError, ProcessLookupError) as error:
                 raise HasEnded(f"process {pid}: has just ended") from error
             if pages:
@@ -252,7 +254,8 @@ def _is_started_as_launcher(pid: int) -> bool:
     return args == [b""] or (b"run" in args and any(os.path.basename(arg) == b"launcher" for arg in args))  # noqa: PTH119
 
 
-def _is_kernel_thread(pid: int) -> bool:
+def _has_no_command_line(pid: int) -> bool:
+    """Whether this is a thread of the kernel's, or a process that is ending, what is left of which is root's alone."""
     try:
         return not Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

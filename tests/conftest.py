@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +16,20 @@ from shared.memory import GuestMemory
 
 # --hypothesis-profile=many: what the state machines try by default is kept short.
 settings.register_profile("many", max_examples=10_000)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have what is started here start as from a terminal, however the suite was started itself."""
+    # What nohup, or `&` in a script, has ignored stays ignored in all that is started; a handler does not stay. It does
+    # nothing, so that a suite that was to go on without its terminal does.
+    for signo in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(signo) is signal.SIG_IGN:
+            signal.signal(signo, lambda signo, frame: None)
+    # A thousand Launchers would each compile all that they import. What is kept is kept beside no source, for this run.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        kept = tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True)
+        config.add_cleanup(kept.cleanup)
+        os.environ["PYTHONPYCACHEPREFIX"] = kept.name
 
 
 def pytest_collection_finish() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from launcher.bench.arms import choose_arms, choose_engines, parse_settings
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
+from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S
 from launcher.bench.measure.session import Session, choose_amount
 from launcher.bench.show.next import after_bench
@@ -19,7 +20,7 @@ from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, print_table, remarks
 from launcher.bench.show.terminal import progress
 from launcher.bench.store import receipts
-from launcher.bench.store.records import Round, Run
+from launcher.bench.store.records import WRONG, Round
 from launcher.tables import printed
 from launcher.words import called, say, shown
 from shared.errors import (
@@ -70,7 +71,7 @@ def main(request: Request) -> int:
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)
     path = request.output or receipts.default_path("bench")
-    writer = receipts.Writer.create(path, Run.now("bench", provenance.host(seed)))
+    writer = receipts.Writer.create(path, run_of("bench", seed))
     say(f"case {case.name}: {case.measures}")
     if (busy := provenance.busy_percent()) > BUSY_PERCENT:
         say(f"others keep the processors {busy:.0f} % busy: wait until it is quiet, or believe the ratios alone")
@@ -140,9 +141,10 @@ def _show(case: Case, rounds: Sequence[Round], about: Mapping[str, Any], ended: 
     lost = lost_remarks(summaries, about["seed"])
     for sentence in lost:  # before the table: whoever reads that may go after its first line
         say(sentence)
+    is_wrong = any(why.startswith(WRONG) for summary in summaries for why in summary.ended)
     code = worst(
         ended,
-        EXIT_BROKEN_RULE if lost else EXIT_FINE,
+        EXIT_BROKEN_RULE if lost or is_wrong else EXIT_FINE,
         EXIT_ERROR if any(summary.ended for summary in summaries) else EXIT_FINE,
         EXIT_FINE if any(summary.n for summary in summaries) else EXIT_NOTHING_MEASURED,
     )

@@ -18,7 +18,7 @@ from shared.errors import SourceRefused
 from shared.page import LOOKED_IDX, LOOKS, SPURIOUS, WAKES
 from shared.vring import ring_doorbell
 
-EARLY_BREAKS = 200
+EARLY_BREAKS = 50
 DEATHS = 4
 MANY = 10_000
 GONE_WITHIN_S = 0.1

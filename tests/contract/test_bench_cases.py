@@ -20,13 +20,14 @@ import pytest
 import waker
 from launcher.bench.measure import crew, namespace, rounds, yardstick
 from launcher.bench.measure.cases import CASES, DIRECT, Value, get
-from launcher.bench.measure.crew import HUNG, ArmFailed
+from launcher.bench.measure.crew import ArmFailed
+from launcher.bench.measure.hops import DUE
 from launcher.bench.measure.ledger import INTENDED, PUBLISHED, Ledger
 from launcher.bench.measure.rounds import STOP, Plan, plan_rings, run_round
 from launcher.bench.measure.stimulus import UNDER_WAY
 from launcher.bench.measure.usage import LAUNCHER, STIMULUS, WAKER
 from launcher.bench.show.summary import summarise
-from launcher.bench.store.records import OK, SPAN, Round
+from launcher.bench.store.records import HUNG, OK, SPAN, Round
 from shared.errors import CannotRunError
 from tests.support.sessions import ROOT, skip_unless_it_runs
 from tests.support.until import until
@@ -103,7 +104,14 @@ def test_a_case_serves_every_ring(case: str, name: str) -> None:
     has_own_process = waker.parse(name).place in ("fork", "process")
     has_stimulus = get(case).is_open
     assert roles == [LAUNCHER, *([WAKER] if has_own_process else []), *([STIMULUS] if has_stimulus else [])]
-    assert all(usage.cpu_ns > 0 for usage in round_.usage if usage.pss_bytes is not None)
+    assert all(usage.cpu_ns for usage in round_.usage if usage.pss_bytes is not None)
+    assert (DUE in round_.stages_ns) == has_stimulus
+    if has_stimulus:  # never before it is due, and never after it was served
+        assert ((round_.stages_ns[DUE] >= 0) & (round_.stages_ns[DUE] < round_.latencies_ns)).all()
+    # A thread of another process can be asked by nobody.
+    assert all(
+        usage.cpu_ns is None for usage in round_.usage if usage.role in (f"{WAKER}:thread", f"{STIMULUS}:thread")
+    )
 
 
 @pytest.mark.kvm
@@ -467,5 +475,5 @@ def test_a_ping_whose_answer_is_wrong_keeps_the_round(tmp_path: Path) -> None:
     spoil = textwrap.indent(spoil + send, " " * 16).lstrip()
     guest.write_text(guest.read_text().replace(send, spoil))
     round_ = measure("ping", "thread/epoll", tree=tmp_path)
-    assert round_.ended == "died: the stimulus: ping: what came is not what was sent as number 7"
+    assert round_.ended == "wrong: the stimulus: ping: what came is not what was sent as number 7"
     assert len(round_.latencies_ns) >= 1

@@ -343,6 +343,12 @@ def test_a_completion_script_is_printed_that_the_shell_understands(shell: str) -
         assert (read.returncode, read.stderr) == (0, b"")
 
 
+def test_a_shell_that_cannot_be_completed_is_refused_with_those_that_can() -> None:
+    done = run_launcher("--print-completion", "dosshell")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert "'dosshell' is not known; there are bash, zsh, " in only_sentence(done.stderr)
+
+
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["list", "-h"], ["check", "-h"]])
 def test_help_is_data(args: Sequence[str]) -> None:
     done = run_launcher(*args)

@@ -208,8 +208,11 @@ def without_eot(count: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(count).replace(END, b"\x05")
 
 
-@every_pair
-@pytest.mark.parametrize("kind", ["pipe", "file"])
+@pytest.mark.parametrize(
+    ("waker_name", "engine", "kind"),
+    # No engine knows what the console reads from.
+    [(*pair, kind) for pair in PAIRS for kind in ("pipe", "file") if kind == "pipe" or "python" in pair],
+)
 def test_a_mebibyte_comes_back_byte_for_byte(waker_name: str, engine: str, kind: str, tmp_path: Path) -> None:
     args = arguments(waker_name, engine)
     data = without_eot(1 << (20 if engine == "python" else 18), seed=1)

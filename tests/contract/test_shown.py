@@ -43,6 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(folder / "bench.jsonl", fine, bench)
     lost = round_at("process/epoll_oneshot", 9, counts={"served": 399, "lost": 1}, lost_seqs=[3], ended="hung")
     store(folder / "lost.jsonl", [*fine, lost], bench)
+    wrong = round_at("process/epoll_oneshot", 9, ended="wrong: echo: byte 7 did not come back as it was")
+    store(folder / "wrong.jsonl", [*fine, wrong], bench)
     plan = Plan(LONG, f"{LONG},payload=8", f"{LONG}'", "wake", blocks=20, rings=400, seed=7, delta=0.03, alpha=0.01)
     rounds = duel({plan.base: 0.0, plan.head: 0.1, plan.control: 0.0}, blocks=20)
     twice = {"sent": 400, "served": 400, "breaks": 800}
@@ -56,6 +58,7 @@ COMMANDS = {
     "doctor": (("doctor",), 0),
     "bench": (("bench", "--show", "bench.jsonl"), 0),
     "lost": (("bench", "--show", "lost.jsonl"), 4),
+    "wrong": (("bench", "--show", "wrong.jsonl"), 4),
     "duel": (("duel", "--show", "duel.jsonl"), 2),
     "compare": (("compare", "duel.jsonl", "duel.jsonl"), 0),
 }

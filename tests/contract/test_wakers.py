@@ -19,7 +19,16 @@ PAIRS = [
     for engine in engines.names()
     for name in wakers_to_try(engine)
 ]
-WAKES = {"python": 10_000, "kvm": 1_000, "unicorn": 2_000}
+RULES_AND_PAIRS = [
+    pytest.param(rule, *pair.values, marks=pair.marks, id=f"{rule}-{pair.id}")
+    for rule in RULES
+    for pair in PAIRS
+    # How many files a strategy can take no engine knows: all of them on one, some of each place on the others.
+    if rule != "W11" or pair.values[1] == "python" or pair.values[0] in wakers_to_try("unicorn")
+]
+# Enough for a Waker that loses wakes as a habit. One in a million hides in a window, and each window that is known is
+# forced by itself, on every Waker, in tests/faults/races; scripts/wakes is for the million.
+WAKES = {"python": 2_000, "kvm": 1_000, "unicorn": 2_000}
 # A Guest in Python that computes holds the GIL for a switch interval at each wake of a Waker that is a thread, and
 # every Waker's break waits for the Guest's next yield.
 SPINNING_WAKES = 100
@@ -31,8 +40,7 @@ def skip_what_cannot_run(name: str, engine: str) -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize(("name", "engine"), PAIRS)
-@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize(("rule", "name", "engine"), RULES_AND_PAIRS)
 @pytest.mark.usefixtures("kick_may_stay_blocked")
 def test_a_waker_keeps_the_rule(rule: str, name: str, engine: str) -> None:
     skip_what_cannot_run(name, engine)

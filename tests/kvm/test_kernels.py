@@ -1,4 +1,4 @@
-"""A Linux kernel finds on kvm what the 32-bit boot protocol promises: looked at by its own first instructions."""
+"""A Linux kernel finds on each engine what the 32-bit boot protocol promises: its own first instructions look."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import pytest
 
 from launcher import image
 from launcher.api import DEVICE_AREA_PAGES, Died, Exit, Shutdown
-from launcher.engines.kvm import KvmVcpu
 from launcher.engines.kvm.vcpu import PORT_CRASH, PORT_SHUTDOWN
 from shared.breaker import Breaker
 from shared.memory import PAGE_SIZE, GuestMemory
+from tests.kvm.conftest import MakeVcpu
 from tests.support.images import IMAGES
 from tests.support.kernels import LOAD, bzimage
 from tests.support.machine_code import out
-
-pytestmark = pytest.mark.kvm
 
 RAM = 0x400000
 NOTES = 0x300000
@@ -50,7 +48,7 @@ def kernel_memory() -> Iterator[GuestMemory]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, kernel_memory: GuestMemory, breaker: Breaker, _opened: ExitStack) -> Run:
+def run(tmp_path: Path, kernel_memory: GuestMemory, make_vcpu: MakeVcpu, breaker: Breaker, _opened: ExitStack) -> Run:
     """Return what runs a payload as a kernel, with arguments and an initrd, until it leaves."""
 
     def run(payload: bytes, *args: str, initrd: bytes | None = None) -> Exit:
@@ -58,7 +56,7 @@ def run(tmp_path: Path, kernel_memory: GuestMemory, breaker: Breaker, _opened: E
         path.write_bytes(bzimage(payload))
         disk.write_bytes(initrd or b"")
         boot = image.load(path, kernel_memory, RAM, args, str(disk) if initrd else None)
-        vcpu = KvmVcpu(kernel_memory, boot, breaker)
+        vcpu = make_vcpu(kernel_memory, boot, breaker)
         _opened.callback(vcpu.close)
         return vcpu.run()
 

@@ -104,7 +104,7 @@ class Stranger:
                 [sys.executable, "-S", "-P", "-m", "waker"],
                 stdin=theirs,
                 stderr=subprocess.PIPE,
-                env={"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
                 text=True,
             )
         self.raw = socket.socket(fileno=os.dup(self.wire.fileno()))

@@ -14,7 +14,7 @@ from launcher import cli
 from launcher.bench.duels.sides import parse
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
-from launcher.bench.measure.hops import hops
+from launcher.bench.measure.hops import DUE, hops
 from launcher.bench.measure.rounds import Placement, placement
 from launcher.bench.measure.session import ArmPlan, choose_amount
 from launcher.bench.show.next import after_bench
@@ -248,6 +248,21 @@ def test_the_harness_alone_is_compared_with_c_that_polls_as_it_does(us: float, d
     assert said[0] == f"the harness alone (spin/direct): {us} x c:direct_spin, the same in plain C"
     assert len(said) == 1 + bool(doubt)
     assert not doubt or (doubt in said[1] and "measure once more when it is quiet" in said[1])
+
+
+@pytest.mark.parametrize(("ns", "is_said"), [(2_400, False), (2_600, True)])
+def test_what_is_the_stimulus_own_is_said_where_it_is_much(ns: int, is_said: bool) -> None:
+    late = replace(a_round("thread/poll", [10.0] * 9), stages_ns={DUE: np.array([ns] * 9)})
+    said = [text for text in remarks(get("wake"), summarise([late])) if "faster than they can be sent" in text]
+    expected = "rings come faster than they can be sent: 2.6 us of the 10.0 of thread/poll are the stimulus' own"
+    assert said == [expected] * is_said
+
+
+def test_what_is_not_known_of_a_process_is_not_taken_for_nothing() -> None:
+    round_ = a_round("process/poll", [1.0] * 10)
+    unknown = replace(round_, usage=[*round_.usage, Usage("waker", None, 1, 1, None)])
+    (summary,) = summarise([unknown])
+    assert (summary.cpu_ns, summary.switches is not None) == (None, True)
 
 
 # ---- How much, and where ----

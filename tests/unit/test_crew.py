@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from launcher.bench.measure import crew
-from launcher.bench.measure.crew import HUNG, Arm, ArmFailed, Stimulus, enough_files
+from launcher.bench.measure.crew import Arm, ArmFailed, Stimulus, enough_files
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
-from launcher.bench.store.records import OK
+from launcher.bench.store.records import HUNG, OK
 from shared.errors import CannotRunError
 from tests.support.until import until
 
@@ -88,16 +88,17 @@ def test_one_that_goes_on_serving_is_believed_in_however_far_behind_it_is(tmp_pa
 @pytest.mark.parametrize(
     ("script", "how"),
     [
-        ("kill -9 $$", "it was killed by SIGKILL"),
-        ("echo some lines >&2; echo the reason >&2; exit 1", "the reason"),
-        ("exit 9", "it left with 9"),
-        ("exit 0", "it left without a word"),
+        ("kill -9 $$", "died: it was killed by SIGKILL"),
+        ("echo some lines >&2; echo the reason >&2; exit 1", "died: the reason"),
+        ("echo it was A and came back as B >&2; exit 4", "wrong: it was A and came back as B"),
+        ("exit 9", "died: it left with 9"),
+        ("exit 0", "died: it left without a word"),
     ],
 )
 def test_one_that_dies_says_how(script: str, how: str) -> None:
     fd = Ledger.create(1)
     with Ledger(fd) as ledger, an_arm(script) as arm:
-        assert arm.wait_until_done(None, ledger, 20.0) == f"died: {how}"
+        assert arm.wait_until_done(None, ledger, 20.0) == how
     os.close(fd)
 
 

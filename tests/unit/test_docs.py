@@ -55,7 +55,8 @@ def test_what_a_page_says_to_call_can_be_called(page: Path) -> None:
 @pytest.mark.parametrize("what", ["wakers", "breakers", "engines", "guests"])
 def test_the_readme_shows_what_list_prints(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
-    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.sub(r" \(not here: .*\)$", "", capsys.readouterr().out, flags=re.M)  # there it is
+    assert listed in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_strategy_in_contributing_is_one() -> None:

@@ -6,12 +6,18 @@ And the process Waker starts in a few tens of milliseconds because its path impo
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from shared.memory import GuestMemory
+from shared.page import Page
+from shared.wire import Kind, Wire
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("launcher", "waker", "shared")
@@ -128,18 +134,30 @@ def test_the_pytest_plugin_costs_nothing_until_it_is_used() -> None:
         assert "launcher.bench.pytest_plugin" not in set(imports_of(path))
 
 
-def test_a_process_waker_imports_nothing_heavy() -> None:
-    script = "import sys, waker.places.process, waker.strategies.select; print(*sys.modules)"
-    out = subprocess.run(
-        [sys.executable, "-S", "-P", "-c", script],
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    loaded = {top(name) for name in out.split()}
-    assert "waker" in loaded
-    assert loaded & HEAVY == set()
+def test_a_process_waker_loads_nothing_heavy_and_no_strategy_but_its_own(tmp_path: Path) -> None:
+    ours, theirs = Wire.pair()
+    argv = [sys.executable, "-S", "-P", "-v", "-m", "waker"]  # says what it imports
+    with theirs, (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=theirs, stderr=said)
+    with closing(ours), GuestMemory.create(0x20000) as memory, memory.canary() as canary, Page.create() as page:
+        bell = os.eventfd(0)
+        ours.send(Kind.HELLO, [*canary], "poll eventfd", [memory.fileno(), page.fileno(), bell])
+        os.close(bell)
+        assert ours.receive().kind is Kind.READY
+    assert process.wait() == 0
+    lines = (tmp_path / "said").read_text().splitlines()
+    loaded = {line.split("'")[1] for line in lines if line.startswith("import '")}
+    assert {name for name in loaded if name.startswith("waker.strategies.")} == {"waker.strategies.poll"}
+    assert {top(name) for name in loaded} & HEAVY == set()
+
+
+def test_a_command_line_is_read_without_what_most_commands_do_not_need() -> None:
+    script = "import sys; from launcher.cli import make_parser; make_parser(); print(*sys.modules)"
+    argv = [sys.executable, "-S", "-c", script]
+    loaded = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "launcher.commands" in loaded
+    assert set(loaded) & {"shtab", "logging", "importlib.metadata", "email", "hashlib", "tomllib", "difflib"} == set()
+    assert set(loaded) & {"numpy", "rich", "psutil", "posix_ipc", "elftools", "pyroute2", "unicorn"} == set()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "waker/strategies").glob("*.py")))

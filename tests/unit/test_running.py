@@ -133,6 +133,20 @@ def test_a_pid_that_is_nobodys_is_said_to_be(pid: int) -> None:
             pass
 
 
+def test_one_that_is_ending_is_said_to_have_ended_also_to_its_user_who_may_not_look_into_it_any_more() -> None:
+    user = os.geteuid()
+    with subprocess.Popen(["true"]) as ending:
+        os.waitid(os.P_PID, ending.pid, os.WEXITED | os.WNOWAIT)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(HasEnded, match="has just ended"):
+                with open_process(ending.pid) as pidfd, open_one(ending.pid, pidfd):
+                    pass
+        finally:
+            os.seteuid(user)
+
+
 # ---- One that has no page yet ----
 
 LATE = """

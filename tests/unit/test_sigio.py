@@ -68,3 +68,20 @@ def test_another_file_under_the_number_keeps_its_own_ways() -> None:
     inline.close()
     for fd in (reader, writer, other, other_writer):
         os.close(fd)
+
+
+def test_a_file_that_is_added_is_looked_at_alone() -> None:
+    """Ten thousand files would otherwise be looked at ten thousand times."""
+    ready, ready_writer = os.pipe()
+    quiet, quiet_writer = os.pipe()
+    inline = make_inline()
+    os.write(ready_writer, b"!")
+    inline.add(ready)
+    assert inline.is_pending()  # its change was before: nothing else would say so
+    assert inline.look() == {ready}
+    inline.add(quiet)
+    assert not inline.is_pending()  # nor is what has been reported said again
+    assert inline.look() == {ready}
+    inline.close()
+    for fd in (ready, ready_writer, quiet, quiet_writer):
+        os.close(fd)

@@ -12,7 +12,9 @@ import pytest
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 
 
-def test_progress_is_a_line_and_no_thread_beside_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_progress_is_a_line_and_no_thread_beside_what_is_measured(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
     controller, terminal = os.openpty()
     with os.fdopen(controller, "rb", buffering=0) as at, os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
@@ -20,8 +22,10 @@ def test_progress_is_a_line_and_no_thread_beside_what_is_measured(monkeypatch: p
         with progress() as tell:
             tell("block 1: :/fix [/x]\x1b[2J")
             assert threading.active_count() == threads
+        print("end", file=stderr, flush=True)
         said = at.read(4096)
-    assert said == b"\r\x1b[Kblock 1: :/fix [/x]\\x1b[2J \r\x1b[K"
+    line = b"\r\x1b[Kblock 1: :/fix [/x]\\x1b[2J \r\x1b[K" if term == "xterm" else b""
+    assert said == line + b"end\r\n"
 
 
 def test_progress_says_nothing_where_nobody_looks_on(capfd: pytest.CaptureFixture[str]) -> None:

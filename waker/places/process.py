@@ -23,7 +23,7 @@ from shared.wire import Kind, PeerGone, Wire
 from waker.api import Command, Nudge, Release, Setup, Source, Unwatch, Watch
 from waker.places.child import Child
 from waker.serve import serve
-from waker.strategies import make_strategy, strategy_names
+from waker.strategies import is_strategy, make_strategy, strategy_names
 from waker.watchset import WatchSet
 
 _NOWHERE = ((1 << 64) - 1, 0)
@@ -189,7 +189,7 @@ def _take_hello(hello: wire.Message) -> tuple[str, GuestMemory, Page, Breaker]:
         hello.close_fds()
         raise WireError(f"wire: a Waker expects HELLO with its fds first, not {hello.kind.name}")
     strategy, _, kind = hello.text.partition(" ")
-    if strategy not in strategy_names():
+    if not is_strategy(strategy):
         hello.close_fds()
         raise WireError(f"wire: HELLO asks for strategy {strategy!r}; there are {', '.join(strategy_names())}")
     canary_addr, canary_word, *numbers = hello.numbers

@@ -15,9 +15,12 @@ from waker.api import InlineStrategy, Strategy
 
 def strategy_names(form: str = "Strategy") -> list[str]:
     """Return the names of all strategies, in alphabetical order, that have the class `form`: Strategy or Inline."""
-    files = os.listdir(__path__[0])  # noqa: PTH208 - pathlib is 2 of a Waker process' 30 ms
-    names = sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name[0] != "_")
-    return [name for name in names if hasattr(import_module(f"waker.strategies.{name}"), form)]
+    return [name for name in _file_names() if _has(name, form)]
+
+
+def is_strategy(name: str) -> bool:
+    """Whether there is such a strategy that waits; a Waker process asks, and loads no other."""
+    return name in _file_names() and _has(name, "Strategy")
 
 
 def missing(name: str) -> str | None:
@@ -42,3 +45,12 @@ def make_inline(name: str) -> Callable[[ExitFlag], InlineStrategy]:
     """Return what makes the inline form of a strategy, in the vCPU's thread."""
     make: Callable[[ExitFlag], InlineStrategy] = import_module(f"waker.strategies.{name}").Inline
     return make
+
+
+def _file_names() -> list[str]:
+    files = os.listdir(__path__[0])  # noqa: PTH208 - pathlib is 2 of a Waker process' 30 ms
+    return sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name[0] != "_")
+
+
+def _has(name: str, form: str) -> bool:
+    return hasattr(import_module(f"waker.strategies.{name}"), form)

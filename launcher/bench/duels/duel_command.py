@@ -20,12 +20,13 @@ from launcher.bench.judging.judge import Verdict, second_opinion
 from launcher.bench.judging.verdict import Settings
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
+from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.show.verdict_table import asked, print_verdicts
 from launcher.bench.stats import quantiles
 from launcher.bench.store import receipts
-from launcher.bench.store.receipts import Round, Run
+from launcher.bench.store.receipts import Round
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from launcher.tables import printed
@@ -147,7 +148,7 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
     revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
     if request.against is not None and revisions["head_git"].endswith("+changes"):
         say(f"head is {revisions['head_git']}: what is not committed is measured, too")
-    run = Run.now(KIND, {**provenance.host(seed), **revisions})
+    run = run_of(KIND, seed, **revisions)
     rounds: list[Round] = []
     plan: Plan | None = None
     stopped: Interrupted | receipts.NotWritten | None = None

@@ -19,11 +19,11 @@ from launcher.bench.duels.rota import Rota, choose_rings
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import what_is_broken
 from launcher.bench.judging.verdict import Settings
-from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
+from launcher.bench.measure.head import run_of
 from launcher.bench.show.terminal import progress, terminated_as_interrupted
 from launcher.bench.store import receipts
-from launcher.bench.store.receipts import Round, Run
+from launcher.bench.store.receipts import Round
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
 from launcher.words import called, say
@@ -105,7 +105,7 @@ def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
 def _record(rota: Rota, seconds: float) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
     """Run whole blocks for so many seconds; return the rounds, and what ended it before."""
     rounds: list[Round] = []
-    path, run = receipts.default_path("doctor"), Run.now("doctor", provenance.host(rota.seed))
+    path, run = receipts.default_path("doctor"), run_of("doctor", rota.seed)
     stopped: Interrupted | receipts.NotWritten | None = None
     with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
         end_s, block = monotonic() + seconds, 0

@@ -21,13 +21,12 @@ from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging import pairs
 from launcher.bench.judging.judge import what_is_broken
-from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case
-from launcher.bench.measure.head import fields_of
+from launcher.bench.measure.head import fields_of, run_of
 from launcher.bench.show.rates import Target
 from launcher.bench.stats import quantiles, signed_rank
 from launcher.bench.store.packing import Nanoseconds
-from launcher.bench.store.receipts import OK, Receipts, ReceiptsError, Round, Run, Writer
+from launcher.bench.store.receipts import OK, Receipts, ReceiptsError, Round, Writer
 from shared.errors import LabError
 
 KIND = "calibration"
@@ -88,8 +87,8 @@ def choose_arms(case: Case, side: Side, seed: int, tell: Tell = tell_nobody) -> 
 
 def create(path: Path, case: Case, arms: Arms) -> Writer:
     """Begin a recording."""
-    host = {**provenance.host(arms.seed), KIND: {"case": case.name, **asdict(arms)}}
-    return Writer.create(path, Run.now(KIND, host, "scripts/calibrate"))
+    held = {"case": case.name, **asdict(arms)}
+    return Writer.create(path, run_of(KIND, arms.seed, "scripts/calibrate", **{KIND: held}))
 
 
 def arms_of(stored: Receipts) -> tuple[str, Arms]:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from launcher.bench.judging import pairs
 from launcher.bench.judging.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
 from launcher.bench.judging.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
-from launcher.bench.measure.crew import HUNG
 from launcher.bench.stats import quantiles
 from launcher.bench.stats.bootstrap import bca_interval
 from launcher.bench.stats.signed_rank import Floats, Interval
 from launcher.bench.store.receipts import OK, Round
+from launcher.bench.store.records import HUNG
 from launcher.words import shown
 from shared.errors import EXIT_BROKEN_RULE, EXIT_FINE, EXIT_NOTHING_MEASURED, EXIT_REGRESSED, EXIT_UNDECIDED
 

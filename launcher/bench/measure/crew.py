@@ -18,12 +18,10 @@ from typing import Any, NamedTuple, Self
 
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
 from launcher.bench.measure.spec import GIVE_UP, STOPS
-from launcher.bench.store.records import OK
-from shared.errors import EXIT_CANNOT_RUN_HERE, CannotRunError, LabError
+from launcher.bench.store.records import DIED, HUNG, OK, WRONG
+from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, CannotRunError, LabError
 
 ROOT = Path(__file__).resolve().parents[3]
-
-HUNG = "hung"
 
 _START_S = 60.0
 _REPORT_S = 5.0
@@ -137,6 +135,11 @@ class _Member:
         by_itself = f"it was killed by {_name(-code)}" if code < 0 else f"it left with {code}"
         return words[-1] if words else by_itself
 
+    def death(self, whose: str, how: str) -> str:
+        """Return what a round says of how it ended when this one has, and how: it died, or says that all is wrong."""
+        kind = WRONG if self._process.returncode == EXIT_BROKEN_RULE else DIED
+        return f"{kind}{whose}{'it left without a word' if how == OK else how}"
+
     def __enter__(self) -> Self:
         return self
 
@@ -197,9 +200,9 @@ class Arm(_Member):
         while True:
             ready = dict(poll.poll(patience_s * 1e3))
             if self._socket.fileno() in ready:
-                return OK if self._is_done() else died("", self.leave())
+                return OK if self._is_done() else self.death("", self.leave())
             if stimulus is not None and ready:
-                return died("the stimulus: ", stimulus.how_it_ended())
+                return stimulus.death("the stimulus: ", stimulus.how_it_ended())
             words = ledger.words
             served, published = words[SERVED], words[PUBLISHED]
             if served == before and was_waiting:
@@ -267,7 +270,7 @@ class Stimulus(_Member):
         """Let it go when all was rung; return `ok`, or what was not right with what came back."""
         self.hang_up()
         words = self.how_it_ended(_END_S)
-        return OK if words == OK else died("the stimulus: ", words)
+        return OK if words == OK else self.death("the stimulus: ", words)
 
     def hang_up(self) -> None:
         """Close its standard input."""
@@ -276,11 +279,6 @@ class Stimulus(_Member):
     def __exit__(self, *what: object) -> None:
         super().__exit__(*what)
         self._output.close()
-
-
-def died(who: str, how: str) -> str:
-    """Return what a round says of how it ended when somebody died of it."""
-    return f"died: {who}{'it left without a word' if how == OK else how}"
 
 
 def _is_readable(fd: int, patience_s: float) -> bool:

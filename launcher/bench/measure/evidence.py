@@ -17,9 +17,6 @@ from launcher.bench.store.records import SPAN
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 """Rings by words of a row (ledger.py), of those that were sent."""
 
-BEHIND_P50, BEHIND_MAX = "stimulus_behind_p50_ns", "stimulus_behind_max_ns"
-"""Among the counts of an open loop: how long after its time the stimulus sent a ring."""
-
 
 def lost(rows: Rows, in_vain: int, *, is_hung: bool) -> list[int]:
     """Return the numbers of the rings that woke nobody: those never served, and those a later ring made up for.
@@ -44,8 +41,7 @@ def lost(rows: Rows, in_vain: int, *, is_hung: bool) -> list[int]:
 def count(case: Case, rows: Rows, warmup: int) -> dict[str, int]:
     """Count what was sent, served, late, coalesced; a ring is late when the next one was sent before it was served.
 
-    In a closed loop none is; how long it took for all that are counted says how many there are in a second. In an open
-    one, how long after its time the stimulus sent a ring is part of that ring's latency, and no Waker's doing.
+    In a closed loop none is; how long it took for all that are counted says how many there are in a second.
     """
     served = rows[rows[:, SERVED_AT] > 0]
     wakes = len(np.unique(served[:, WAKE]))
@@ -61,9 +57,6 @@ def count(case: Case, rows: Rows, warmup: int) -> dict[str, int]:
     if case.is_open:
         is_last_of_burst = np.diff(rows[:, INTENDED]) > 0
         counts["late"] = int(np.count_nonzero((rows[:-1, SERVED_AT] > rows[1:, SENT]) & is_last_of_burst))
-        if len(counted) and case.is_rung:
-            behind_ns = counted[:, SENT] - counted[:, INTENDED]
-            counts |= {BEHIND_P50: int(np.median(behind_ns)), BEHIND_MAX: int(behind_ns.max())}
     else:
         span_ns = counted[:, SERVED_AT].max() - counted[:, INTENDED].min() if len(counted) else 0
         counts[SPAN] = int(span_ns)

@@ -1,15 +1,25 @@
-"""What stands in the head of receipts for a command of its own: the plan of a duel, the arms of a calibration.
+"""The head of receipts: made for the run that begins now, and read again.
 
-A file may be anybody's, and what is in it is printed, computed with and run: each field is there and of its type, or
-the file is refused by the field's name.
+A duel keeps its plan in it, a calibration its arms. A file may be anybody's, and what is in it is printed, computed
+with and run: each field is there and of its type, or the file is refused by the field's name.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from launcher.bench.store.receipts import Receipts, ReceiptsError
+from launcher.bench.measure import provenance
+from launcher.bench.store.receipts import Receipts, ReceiptsError, Run
+
+
+def run_of(kind: str, seed: int, program: str = "launcher", **held: object) -> Run:
+    """Return the head of a run of this kind that begins now, by this command line; `held` is what it keeps besides."""
+    command, started = shlex.join([program, *sys.argv[1:]]), datetime.now(UTC).isoformat(timespec="seconds")
+    return Run(command, kind, {**provenance.host(seed), **held}, started)
 
 
 def fields_of(stored: Receipts, kind: str, types: Mapping[str, type], what: str) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 
+DUE = "DUE→READY"
+"""How long after its time the stimulus sent a ring: part of that ring's latency, and no Waker's doing."""
+
 # From the stimulus' stamp to the ring being read, and on until the Waker may look again.
 _STAGES_BEFORE_READ = ("SEEN", "BREAK", "LEFT")
 _STAGES_AFTER_READ = ("INTERRUPT", "SERVICED", "RELEASED")
@@ -18,7 +21,7 @@ _STAGES_AFTER_READ = ("INTERRUPT", "SERVICED", "RELEASED")
 
 def in_order(hop: tuple[str, object]) -> tuple[int, ...]:
     """Return what sorts named hops by when they happen."""
-    stages = ("READY", *_STAGES_BEFORE_READ, "READ", *_STAGES_AFTER_READ, "ANSWERED")
+    stages = ("DUE", "READY", *_STAGES_BEFORE_READ, "READ", *_STAGES_AFTER_READ, "ANSWERED")
     return tuple(stages.index(stage) if stage in stages else len(stages) for stage in hop[0].split("→"))
 
 

@@ -23,17 +23,15 @@ import numpy as np
 from launcher.bench.measure import evidence, yardstick
 from launcher.bench.measure.cases import DIRECT, Case, Value, get
 from launcher.bench.measure.crew import (
-    HUNG,
     ROOT,
     Arm,
     Pipe,
     Stimulus,
-    died,
     enough_files,
     open_pipes,
     uninterrupted,
 )
-from launcher.bench.measure.hops import hops
+from launcher.bench.measure.hops import DUE, hops
 from launcher.bench.measure.ledger import (
     HEADER_WORDS,
     INTENDED,
@@ -46,7 +44,7 @@ from launcher.bench.measure.ledger import (
 from launcher.bench.measure.provenance import Ticks
 from launcher.bench.measure.spec import Spec
 from launcher.bench.measure.usage import Meter
-from launcher.bench.store.records import OK, Round
+from launcher.bench.store.records import DIED, HUNG, OK, Round
 from shared.errors import CannotRunError
 
 PATIENCE_S = 5.0
@@ -167,7 +165,7 @@ def run_round(plan: Plan) -> Round:
         rows = np.array(ledger.words[HEADER_WORDS:], dtype=np.int64).reshape(-1, ROW_WORDS)
     counts: dict[str, int] = report.get("counts", {})
     if ended == OK:
-        ended = _what_was_wrong(plan, left, report)
+        ended = _what_was_wrong(plan, arm, left, report)
     calls = meter.reads_and_writes()
     if calls is not None:
         counts["reads_and_writes"] = calls
@@ -179,6 +177,8 @@ def run_round(plan: Plan) -> Round:
     stamps = [(str(stage), int(time_ns)) for stage, time_ns in report.get("stamps", [])]
     sent_ns, served_ns = counted[:, SENT].tolist(), counted[:, SERVED_AT].tolist()
     stages = hops(stamps, sent_ns, served_ns, is_answered=case.is_answered) if stamps else {}
+    if stimulus is not None:
+        stages[DUE] = counted[:, SENT] - counted[:, INTENDED]
     if "stopped_ns" in report:
         stages[STOP] = np.array(report["stopped_ns"], dtype=np.int64)
     return Round(
@@ -202,14 +202,14 @@ def run_round(plan: Plan) -> Round:
     )
 
 
-def _what_was_wrong(plan: Plan, left: str, report: dict[str, Any]) -> str:
+def _what_was_wrong(plan: Plan, arm: Arm, left: str, report: dict[str, Any]) -> str:
     """Return how a round ended in which all rings were served: it may have gone wrong all the same."""
     if left != OK:
-        return died("when all was served: ", left)
+        return arm.death("when all was served: ", left)
     if not report and plan.engine != yardstick.ENGINE:
-        return died("when all was served: ", "it did not say what it counted")
+        return f"{DIED}when all was served: it did not say what it counted"
     if replaced := report.get("counts", {}).get("replaced", 0):
-        return f"died: its Waker ({replaced} times)"
+        return f"{DIED}its Waker ({replaced} times)"
     return OK
 
 

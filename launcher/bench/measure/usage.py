@@ -1,7 +1,8 @@
 """What a round costs: CPU time and context switches of each process and thread, and memory of each process.
 
 Read from outside, before the first ring and after the last, while nobody runs. CPU time comes from the process' clock,
-to the nanosecond; that of a single thread can only be asked for inside, so the arm reports it.
+to the nanosecond; that of a single thread can only be asked for inside, so the arm reports it, and what a thread of the
+Waker's process or the stimulus' took is not known.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Meter:
             used_ns = max(0, after.cpu_ns - before.cpu_ns)
             usage.append(Usage(role, used_ns, voluntary, involuntary, self._pss[process]))
             usage += [
-                Usage(f"{role}:{THREAD}", thread_cpu_ns.get(str(tid), 0), *count)
+                Usage(f"{role}:{THREAD}", thread_cpu_ns.get(str(tid)), *count)
                 for tid, count in switches.items()
                 if tid != process
             ]

@@ -160,10 +160,11 @@ def _ratio(rounds: Sequence[Round], base: Sequence[Round]) -> float | None:
     return median(ratios) if ratios else None
 
 
-def _per_wake(rounds: Sequence[Round], wakes: int, cost: Callable[[Usage], int]) -> float | None:
+def _per_wake(rounds: Sequence[Round], wakes: int, cost: Callable[[Usage], int | None]) -> float | None:
     """Return a cost of Launcher and Waker per wake; threads are part of their processes."""
     usages = [usage for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER, ENDED)]
-    return sum(map(cost, usages)) / wakes if usages and wakes > 0 else None
+    costs = [cost(usage) for usage in usages]
+    return sum(filter(None, costs)) / wakes if usages and wakes > 0 and None not in costs else None
 
 
 def _pss(rounds: Sequence[Round]) -> float | None:

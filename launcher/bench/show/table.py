@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from launcher.bench.measure.cases import DIRECT, Case
+from launcher.bench.measure.hops import DUE
 from launcher.bench.measure.rounds import STOP
 from launcher.bench.show.summary import Summary, front
 from launcher.bench.stats import quantiles
@@ -16,6 +17,8 @@ _SPARE = ("p99.9", "late", "max", "n", "PSS", "rings/s", "reads/s", "switches")
 
 HARNESS_LIMIT = 1.3
 """What the harness alone may take, in what the same takes in plain C."""
+BEHIND_LIMIT = 0.25
+"""How much of a median may be the stimulus' own before it is said."""
 
 
 class _Measure(NamedTuple):
@@ -60,6 +63,14 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
             )
         elif summary.ratio < 1 / HARNESS_LIMIT:
             said.append("C cannot take longer for the same: both were disturbed; measure once more when it is quiet")
+    behind = [(summary.hops_ns[DUE][0], summary) for summary in summaries if DUE in summary.hops_ns]
+    slow = [(ns, one) for ns, one in behind if one.is_waker and ns > one.p50_ns * BEHIND_LIMIT]
+    if slow:
+        ns, summary = max(slow, key=lambda found: found[0])
+        said.append(
+            f"rings come faster than they can be sent: {ns / 1e3:.1f} us of the {summary.p50_ns / 1e3:.1f} of "
+            f"{summary.arm} are the stimulus' own"
+        )
     ended = [f"{summary.arm} {why}" for summary in summaries for why in dict.fromkeys(summary.ended)]
     said += [f"not well ended: {text}" for text in ended]
     best = front(summaries)

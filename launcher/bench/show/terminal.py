@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from launcher.words import shown
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], object]]:
-    """Yield what tells a terminal where one is, and tells anything else nothing.
+    """Yield what tells a terminal where one is, and tells anything else nothing, or a terminal that cannot go back.
 
     It writes when it is told to, and nothing moves meanwhile: a spinner would be a thread beside what is measured.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield lambda _text: None
         return
     try:

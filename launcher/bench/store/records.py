@@ -6,16 +6,16 @@ them in a file.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from launcher.bench.store.packing import Nanoseconds, pack, unpack
 from shared.errors import LabError
 
-OK: Final = "ok"  # what `Round.ended` says of a round that came to its end
+OK: Final = "ok"  # what `Round.ended` says of a round that came to its end, and else:
+HUNG: Final = "hung"
+DIED: Final = "died: "  # and who of what
+WRONG: Final = "wrong: "  # and what came back that was not what was sent
 
 SPAN: Final = "span_ns"
 """Among the counts of a closed loop: from when the first ring was asked for until the last one was served."""
@@ -31,7 +31,8 @@ class Usage:
 
     role: str
     """Who it is: launcher, waker or stimulus, which are processes; what else there is (a thread) is part of one."""
-    cpu_ns: int
+    cpu_ns: int | None
+    """None for a thread that only its own process could have asked."""
     voluntary: int
     involuntary: int
     """Context switches."""
@@ -71,7 +72,7 @@ class Round:
     trace_ns_per_stamp: float | None = None
     """What a stamp was measured to cost; None when none were made."""
     ended: str = OK
-    """`ok`, or why not: `hung`, `died: ...`."""
+    """`ok`, or why not: `hung`, `died: ...`, `wrong: ...`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,6 @@ class Run:
     """bench, duel, doctor or calibration."""
     host: dict[str, Any]
     started: str = ""
-
-    @classmethod
-    def now(cls, kind: str, host: dict[str, Any], program: str = "launcher") -> Run:
-        """Return the run that this process, called as it was, is beginning."""
-        command = shlex.join([program, *sys.argv[1:]])
-        return cls(command, kind, host, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def setting(name: str, value: int | float | str) -> str:
@@ -148,7 +143,7 @@ def round_from_json(at: str, value: object) -> Round:
 def _usage_from_json(f: _Fields) -> Usage:
     return Usage(
         role=f.text("role"),
-        cpu_ns=f.integer("cpu_ns"),
+        cpu_ns=None if f.get("cpu_ns") is None else f.integer("cpu_ns"),
         voluntary=f.integer("voluntary"),
         involuntary=f.integer("involuntary"),
         pss_bytes=None if f.get("pss_bytes") is None else f.integer("pss_bytes"),

@@ -36,10 +36,7 @@ def _row(round_: Round) -> dict[str, object]:
     for role in dict.fromkeys(usage.role for usage in round_.usage):
         # A role may be many: a thread for each file, or two Wakers, one of which took the other's place.
         theirs = [usage for usage in round_.usage if usage.role == role]
-        row |= {
-            f"{role}.{name}": sum(getattr(usage, name) for usage in theirs)
-            for name in ("cpu_ns", "voluntary", "involuntary")
-        }
-        sizes = [usage.pss_bytes for usage in theirs if usage.pss_bytes is not None]
-        row[f"{role}.pss_bytes"] = sum(sizes) if len(sizes) == len(theirs) else ""
+        for name in ("cpu_ns", "voluntary", "involuntary", "pss_bytes"):
+            known = [value for usage in theirs if (value := getattr(usage, name)) is not None]
+            row[f"{role}.{name}"] = sum(known) if len(known) == len(theirs) else ""
     return row
