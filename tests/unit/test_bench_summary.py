@@ -250,7 +250,7 @@ def test_the_harness_alone_is_compared_with_c_that_polls_as_it_does(us: float, d
 
 
 @pytest.mark.parametrize(("ns", "is_said"), [(2_400, False), (2_600, True)])
-def test_what_is_the_stimulus_own_is_said_where_it_is_much(ns: int, is_said: bool) -> None:  # noqa: FBT001
+def test_what_is_the_stimulus_own_is_said_where_it_is_much(ns: int, is_said: bool) -> None:
     late = replace(a_round("thread/poll", [10.0] * 9), stages_ns={DUE: np.array([ns] * 9)})
     said = [text for text in remarks(get("wake"), summarise([late])) if "faster than they can be sent" in text]
     expected = "rings come faster than they can be sent: 2.6 us of the 10.0 of thread/poll are the stimulus' own"
