@@ -14,7 +14,7 @@ import waker
 from launcher import engines
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import Case, Value
-from launcher.bench.measure.rounds import placement
+from launcher.bench.measure.placement import placement
 from launcher.bench.measure.session import ArmPlan, is_yardstick
 from launcher.bench.store.records import setting
 from shared.errors import UsageError

@@ -20,7 +20,7 @@ from launcher.bench.show.summary import front, summarise
 from launcher.bench.show.table import lost_remarks, print_table, remarks
 from launcher.bench.show.terminal import progress
 from launcher.bench.store import receipts
-from launcher.bench.store.records import WRONG, Round
+from launcher.bench.store.records import Round
 from launcher.tables import printed
 from launcher.words import called, say, shown
 from shared.errors import (
@@ -141,10 +141,9 @@ def _show(case: Case, rounds: Sequence[Round], about: Mapping[str, Any], ended: 
     lost = lost_remarks(summaries, about["seed"])
     for sentence in lost:  # before the table: whoever reads that may go after its first line
         say(sentence)
-    is_wrong = any(why.startswith(WRONG) for summary in summaries for why in summary.ended)
     code = worst(
         ended,
-        EXIT_BROKEN_RULE if lost or is_wrong else EXIT_FINE,
+        EXIT_BROKEN_RULE if any(summary.is_broken for summary in summaries) else EXIT_FINE,
         EXIT_ERROR if any(summary.ended for summary in summaries) else EXIT_FINE,
         EXIT_FINE if any(summary.n for summary in summaries) else EXIT_NOTHING_MEASURED,
     )

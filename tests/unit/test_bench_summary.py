@@ -15,7 +15,7 @@ from launcher.bench.duels.sides import parse
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import DUE, hops
-from launcher.bench.measure.rounds import Placement, placement
+from launcher.bench.measure.placement import Placement, placement
 from launcher.bench.measure.session import ArmPlan, choose_amount
 from launcher.bench.show.next import after_bench
 from launcher.bench.show.summary import front, summarise

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from launcher.bench.measure import crew
-from launcher.bench.measure.crew import Arm, ArmFailed, Stimulus, enough_files
+from launcher.bench.measure.crew import Arm, ArmFailed, Stimulus
+from launcher.bench.measure.files import enough_files
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
 from launcher.bench.store.records import HUNG, OK
 from shared.errors import CannotRunError

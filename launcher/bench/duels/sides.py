@@ -19,7 +19,7 @@ from launcher import engines
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import DIRECT, Case, Value
 from launcher.bench.measure.crew import ROOT
-from launcher.bench.measure.rounds import placement
+from launcher.bench.measure.placement import placement
 from launcher.bench.measure.session import ArmPlan
 from shared.errors import CannotRunError, UsageError
 

@@ -1,12 +1,10 @@
-"""The processes of a round: the arm at the other end of a socket, the stimulus, and the pipes between them."""
+"""The processes of a round: the arm at the other end of a socket, and the stimulus."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -14,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
 from launcher.bench.measure.spec import GIVE_UP, STOPS
@@ -35,27 +33,6 @@ class ArmFailed(LabError):  # noqa: N818 - an event
     """Say how an arm, or the stimulus, ended that should have run."""
 
 
-class Pipe(NamedTuple):
-    """What the stimulus rings: its end and the arm's."""
-
-    reader: int
-    writer: int
-
-
-@contextlib.contextmanager
-def open_pipes(count: int) -> Iterator[list[Pipe]]:
-    """Open so many; the reading ends do not block."""
-    with contextlib.ExitStack() as closing:
-        pipes = []
-        for _ in range(count):
-            reader, writer = os.pipe()
-            closing.callback(os.close, reader)
-            closing.callback(os.close, writer)
-            os.set_blocking(reader, False)
-            pipes.append(Pipe(reader, writer))
-        yield pipes
-
-
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Let ^C wait while a process is started: one that nobody knows of yet would be left behind."""
@@ -64,29 +41,6 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def enough_files(wanted: int, what: str) -> Iterator[None]:
-    """Let this process and those that it starts open so many files, as far as it may.
-
-    Raises `CannotRunError`, with `what` needs them, where they turn out to be too few.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-        if hard < wanted:
-            with contextlib.suppress(ValueError, PermissionError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        raise CannotRunError(
-            f"{what} need up to {wanted} files, and no more than {hard} may be open: raise the hard limit "
-            "(ulimit -Hn), or set fewer"
-        ) from error
 
 
 class _Member:

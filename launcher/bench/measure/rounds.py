@@ -16,21 +16,14 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from launcher.bench.measure import evidence, yardstick
 from launcher.bench.measure.cases import DIRECT, Case, Value, get
-from launcher.bench.measure.crew import (
-    ROOT,
-    Arm,
-    Pipe,
-    Stimulus,
-    enough_files,
-    open_pipes,
-    uninterrupted,
-)
+from launcher.bench.measure.crew import ROOT, Arm, Stimulus, uninterrupted
+from launcher.bench.measure.files import Pipe, enough_files, open_pipes
 from launcher.bench.measure.hops import DUE, hops
 from launcher.bench.measure.ledger import (
     HEADER_WORDS,
@@ -41,11 +34,11 @@ from launcher.bench.measure.ledger import (
     SERVED_AT,
     Ledger,
 )
+from launcher.bench.measure.placement import Placement, placement
 from launcher.bench.measure.provenance import Ticks
 from launcher.bench.measure.spec import Spec
 from launcher.bench.measure.usage import Meter
 from launcher.bench.store.records import DIED, HUNG, OK, Round
-from shared.errors import CannotRunError
 
 PATIENCE_S = 5.0
 """A ring that is outstanding counts as lost when none was served for so long."""
@@ -84,30 +77,6 @@ class Plan:
     patience_s: float = PATIENCE_S
     tree: Path = ROOT
     """The tree whose machine is measured."""
-
-
-class Placement(NamedTuple):
-    """On which processors Launcher, Waker and stimulus are."""
-
-    launcher: int
-    waker: int
-    stimulus: int
-
-
-def placement(pin: str, *, is_busy: bool) -> Placement | None:
-    """Return who goes where, or None for wherever the scheduler likes. Raises `CannotRunError` with one processor.
-
-    The stimulus goes where nobody computes: the third processor if there is one, else that of the Launcher, which
-    sleeps until the Waker has been awake, but for one that `is_busy` or has no Waker beside it.
-    """
-    if pin == "free":
-        return None
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        raise CannotRunError(f"pin={pin} needs two processors, and this process may use {len(cpus)}; leave it at free")
-    if pin == "same":
-        return Placement(cpus[0], cpus[0], cpus[1])
-    return Placement(cpus[0], cpus[1], cpus[2] if len(cpus) > 2 else cpus[is_busy])
 
 
 def place(plan: Plan) -> Placement | None:

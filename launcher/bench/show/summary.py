@@ -17,7 +17,7 @@ from launcher.bench.measure.cases import DIRECT, Case, get
 from launcher.bench.measure.hops import in_order
 from launcher.bench.measure.usage import ENDED, LAUNCHER, WAKER
 from launcher.bench.stats import quantiles
-from launcher.bench.store.records import OK, SPAN, Round, Usage
+from launcher.bench.store.records import OK, SPAN, WRONG, Round, Usage
 
 # The least to the most that a Waker can do to its Launcher when it goes wrong.
 _ISOLATION = {"process": 2, "fork": 1, "thread": 0, "inline": 0}
@@ -51,6 +51,11 @@ class Summary:
     ns_per_stamp: float | None = None
     rings_per_wake: float | None = None
     rings_per_s: float | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it lost a wake-up, or what came back was wrong."""
+        return bool(self.lost) or any(why.startswith(WRONG) for why in self.ended)
 
     @property
     def p50_ns(self) -> float:

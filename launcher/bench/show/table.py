@@ -35,7 +35,7 @@ def print_table(case: Case, summaries: Sequence[Summary]) -> None:
     ]
     best = next((summary.arm for summary in summaries if summary.is_waker), None)
     styles = [
-        "bold red" if summary.lost else "bold" if summary.arm == best else "" if summary.is_waker else "dim"
+        "bold red" if summary.is_broken else "bold" if summary.arm == best else "" if summary.is_waker else "dim"
         for summary in summaries
     ]
     print_columns(console(), [column for column in found if set(column.cells) != {"-"}], styles, _SPARE)
