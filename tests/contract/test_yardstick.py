@@ -17,7 +17,8 @@ import pytest
 from launcher.bench.command import choose_arms
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
-from launcher.bench.measure.crew import Arm, ArmFailed, enough_files, open_pipes
+from launcher.bench.measure.crew import Arm, ArmFailed
+from launcher.bench.measure.files import enough_files, open_pipes
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, SERVED_AT, WAKE, Ledger
 from shared.errors import CannotRunError
 from tests.support.sessions import skip_unless_it_runs
