@@ -59,7 +59,7 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
         if summary.ratio > HARNESS_LIMIT:
             said.append(
                 f"the harness takes more than {HARNESS_LIMIT} x what C does, and all times here contain it: measure "
-                "once more when it is quiet, or with a Python that was built with optimisations (PGO), as distributions do"
+                "once more when it is quiet, or with a Python built with optimisations (PGO), as distributions do"
             )
         elif summary.ratio < 1 / HARNESS_LIMIT:
             said.append("C cannot take longer for the same: both were disturbed; measure once more when it is quiet")
