@@ -135,8 +135,14 @@ def _processors() -> Iterator[Finding]:
     if usable == 1:
         remedy = "give it two: Launcher, Waker and stimulus share one, and --pin apart cannot be measured"
         yield Finding("processors", WARN, found, remedy)
+    elif provenance.is_one_core(sorted(os.sched_getaffinity(0))[:2]):
+        remedy = "give it two of different cores (taskset): pinned apart, Launcher and Waker share one core's units"
+        yield Finding("processors", WARN, f"{found}; the first two are one core", remedy)
     else:
         yield Finding("processors", PASS, found)
+    if (quota := provenance.quota()) is not None and quota < usable:
+        remedy = "raise cpu.max of its cgroup (docker run --cpus): who has used it up stands still for milliseconds"
+        yield Finding("quota", WARN, f"{quota:g} processors' time of {usable}", remedy)
     governor = provenance.governor()
     if governor in ("performance", "unknown"):
         yield Finding("governor", PASS, governor if governor != "unknown" else "not this machine's business")

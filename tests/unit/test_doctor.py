@@ -199,3 +199,19 @@ def test_findings_come_as_they_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(doctor, "_CHECKS", (check,))
     assert [finding.level for finding in doctor.examine()] == [doctor.PASS, doctor.WARN]
+
+
+def test_two_threads_of_one_core_are_not_two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "is_one_core", lambda cpus: len(cpus) == 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    finding = only("processors")
+    assert (finding.level, "the first two are one core" in finding.found) == ("WARN", True)
+
+
+@pytest.mark.parametrize(("quota", "level"), [(None, None), (2.0, None), (1.5, "WARN")])
+def test_a_quota_of_less_than_all_processors_is_minded(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, level: str | None
+) -> None:
+    monkeypatch.setattr(provenance, "quota", lambda: quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    assert [finding.level for finding in found("quota")] == ([level] if level else [])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from launcher.bench.measure import provenance
 from launcher.bench.measure.provenance import Ticks, environment
 
 
@@ -25,3 +28,33 @@ def test_what_changes_how_python_runs_is_kept_and_nothing_else(monkeypatch: pyte
     found = environment()
     assert found["PYTHONMALLOC"] == "debug"
     assert "SECRET_TOKEN" not in found
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"a/b/cpu.max": "max 100000"}, None),
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
+        ({"a/b/cpu.max": "50000 100000", "cpu.max": "200000 100000"}, 0.5),
+    ],
+)
+def test_the_quota_is_the_least_of_all_groups_above(
+    files: dict[str, str], quota: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path.parent / "cpu.max").write_text("1 100000")  # beyond the root is nothing of ours
+    monkeypatch.setattr(provenance, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(provenance, "_lines", lambda _path: ["4:memory:/x", "0::/a/b"])
+    assert provenance.quota() == quota
+
+
+def test_threads_of_one_core_are_told_from_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    siblings = {"0": "0-1", "1": "0-1", "2": "2-3", "4": "", "5": ""}
+    monkeypatch.setattr(provenance, "_word", lambda path: siblings[str(path).split("/cpu")[-1][0]])
+    assert provenance.is_one_core([0, 1])
+    assert not provenance.is_one_core([0, 2])
+    assert not provenance.is_one_core([0])
+    assert not provenance.is_one_core([4, 5])  # nobody says

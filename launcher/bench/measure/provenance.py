@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ _GIT_POINTS = frozenset(
     )
 )
 _TELLING = ("PYTHON", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+_CGROUPS = Path("/sys/fs/cgroup")
 _WHEELS = ("numpy", "psutil", "rich", "posix_ipc", "unicorn")
 
 
@@ -34,6 +36,7 @@ def host(seed: int, tree: Path = ROOT) -> dict[str, Any]:
         "kernel": platform.release(),
         "cpu": cpu_model(),
         "cpus": os.cpu_count() or 1,
+        "quota": quota(),
         "placement": sorted(os.sched_getaffinity(0)),
         "virtualisation": virtualisation(),
         "nested": nested(),
@@ -119,6 +122,20 @@ def nesting_module() -> str | None:
     return next(
         (word for name in ("kvm_intel", "kvm_amd") if (word := _word(f"/sys/module/{name}/parameters/nested"))), None
     )
+
+
+def quota() -> float | None:
+    """Return how many processors' time this process may use at most, or None where nobody says (cgroup v2: cpu.max)."""
+    path = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "")
+    folders = [_CGROUPS / path.strip("/"), *(_CGROUPS / path.strip("/")).parents]
+    said = [_word(folder / "cpu.max").split() for folder in folders if folder.is_relative_to(_CGROUPS)]
+    return min((int(most) / int(period) for most, period in filter(None, said) if most != "max"), default=None)
+
+
+def is_one_core(cpus: Collection[int]) -> bool:
+    """Whether these processors are threads of one core, as far as the kernel says what they are."""
+    cores = {_word(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus}
+    return len(cpus) > 1 and len(cores) == 1 and "" not in cores
 
 
 def kvm_exit_ns() -> float | None:

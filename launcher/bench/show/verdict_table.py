@@ -17,6 +17,8 @@ _STYLES = {
     Outcome.NOT_REGRESSED: "green",
 }
 _SHOWN_BROKEN = 10
+_TINY = 0.00005
+"""Of an interval's level: the first look spends next to nothing."""
 _HEADINGS = ("base", "head", "quantile", "n", "change", "interval", "level", "control", "floor", "findable", "verdict")
 _TEXTS = ("base", "head", "quantile", "verdict")
 _SPARE = ("level", "floor", "n", "control", "base", "findable")
@@ -66,7 +68,7 @@ def _cells(found: QuantileVerdict) -> tuple[str, ...]:
         str(found.pairs),
         percent(found.estimate),
         f"{low} .. {high}" if math.isfinite(found.interval.low) else "too few",
-        f"{100 * (1 - found.level):.4g} %",
+        "> 99.99 %" if found.level < _TINY else f"{100 * (1 - found.level):.4g} %",
         "-" if found.control is None else percent(found.control),
         percent(found.floor),
         percent(found.smallest),
