@@ -90,6 +90,7 @@ def test_one_that_goes_on_serving_is_believed_in_however_far_behind_it_is(tmp_pa
     ("script", "how"),
     [
         ("kill -9 $$", "died: it was killed by SIGKILL"),
+        ("echo something harmless >&2; kill -9 $$", "died: it was killed by SIGKILL"),
         ("echo some lines >&2; echo the reason >&2; exit 1", "died: the reason"),
         ("echo it was A and came back as B >&2; exit 4", "wrong: it was A and came back as B"),
         ("exit 9", "died: it left with 9"),
@@ -140,6 +141,37 @@ def test_one_that_is_not_believed_in_any_more_is_told() -> None:
         assert arm.leave() == OK
 
 
+def test_one_that_died_and_left_a_child_with_its_socket_has_died() -> None:
+    fd = Ledger.create(1)
+    with Ledger(fd) as ledger, an_arm("sleep 1000 & kill -9 $$") as arm:
+        assert arm.wait_until_done(None, ledger, 20.0) == "died: it was killed by SIGKILL"
+    os.close(fd)
+
+
+def test_nobody_stays_that_one_has_started_which_died_before_it_was_given_up(tmp_path: Path) -> None:
+    pid_of_child = tmp_path / "pid"
+    with an_arm("sleep 1000 > /dev/null < /dev/null & echo $! > $1; exit 1", str(pid_of_child)) as arm:
+        until(lambda: psutil.Process(arm.pid).status() == psutil.STATUS_ZOMBIE, "it has not ended")
+        assert arm.report(gives_up=True) == {}
+    child = int(pid_of_child.read_text())
+    until(lambda: not is_running(child), "the child of an arm is there")
+
+
+def test_what_was_started_is_gone_where_it_cannot_be_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def refuse(pid: int) -> int:
+        started.append(pid)
+        raise OSError(24, "Too many open files")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("os.pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        Arm(["sleep", "1000"], [])
+    assert not is_running(started[0])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_nobody_stays_that_an_arm_has_started(tmp_path: Path) -> None:
     pid_of_child = tmp_path / "pid"
     with an_arm("sleep 1000 & echo $! > $1; printf r; wait", str(pid_of_child)) as arm:
@@ -149,7 +181,7 @@ def test_nobody_stays_that_an_arm_has_started(tmp_path: Path) -> None:
 
 
 def test_one_that_has_much_to_say_is_not_held_up_by_it() -> None:
-    with an_arm("yes 'a long line of complaint' | head -c 1000000 >&2; echo the last one >&2; printf r; exit 1") as arm:
+    with an_arm("yes 'a long line of complaint' | head -c 2000000 >&2; echo the last one >&2; printf r; exit 1") as arm:
         arm.wait_until_ready()
         assert arm.leave() == "the last one"
 
@@ -174,9 +206,24 @@ def test_a_stimulus_that_dies_ends_the_round_at_once(stimulus: Stimulus) -> None
     os.close(fd)
 
 
+def test_a_stimulus_that_stands_still_is_not_waited_for_for_ever(tmp_path: Path, stimulus: Stimulus) -> None:
+    looks = Looks(tmp_path / "done", (0, 0))
+    with an_arm(WAITS, str(tmp_path / "never")) as arm:
+        ended = arm.wait_until_done(stimulus, looks, 0.01, all_due_s=0.0)  # type: ignore[arg-type]
+    assert ended == "died: the stimulus: it stands still"
+
+
+def test_nobody_waits_for_ever_until_somebody_is_ready(monkeypatch: pytest.MonkeyPatch, stimulus: Stimulus) -> None:
+    monkeypatch.setattr(crew, "_START_S", 0.01)
+    with an_arm("cat") as arm, pytest.raises(ArmFailed, match=r"^it was not ready within 0 s"):
+        arm.wait_until_ready()
+    with pytest.raises(ArmFailed, match=r"^the stimulus was not ready within 0 s"):
+        stimulus.wait_until_ready()  # which it has said once, and says no more
+
+
 def test_files_that_are_too_few_are_a_sentence() -> None:
     with pytest.raises(
-        CannotRunError, match=r"^9 sources need up to 300 files, and no more than \d+ may be open: raise"
+        CannotRunError, match=r"^9 sources: Too many open files \(here \d+, up to \d+ when asked for\); raise"
     ):
         with enough_files(300, "9 sources"):
             raise OSError(24, "Too many open files")

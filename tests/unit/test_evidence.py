@@ -50,6 +50,16 @@ def test_each_break_in_vain_is_a_ring() -> None:
     assert lost(twice, 3, is_hung=False) == [1, 2, 5]
 
 
+def test_two_breaks_in_vain_before_one_ring_are_not_laid_to_the_next_one() -> None:
+    assert lost(rows((150, 1, 0), (450, 2, 2), (550, 3, 2), (650, 4, 2)), 2, is_hung=False) == [1]
+
+
+def test_the_break_that_it_died_in_is_that_of_the_first_ring_that_is_unserved() -> None:
+    died = rows((150, 1, 0), (250, 2, 0), (0, 0, 0), (0, 0, 0))
+    assert lost(died, 1, is_hung=False) == [2]
+    assert lost(rows((0, 0, 0), (0, 0, 0)), 1, is_hung=False) == [0]
+
+
 def test_the_break_that_it_hangs_in_is_told_by_what_is_unserved() -> None:
     hung = rows((150, 1, 0), (350, 2, 1), (350, 2, 1), (0, 0, 0), (0, 0, 0))
     assert lost(hung, 2, is_hung=True) == [1, 3, 4]
@@ -81,6 +91,11 @@ def test_a_closed_loop_has_a_span_and_none_is_late() -> None:
     counts = count(get("block"), rows((150, 1, 0), (250, 2, 0), (390, 3, 0)), 1)
     assert counts[SPAN] == 390 - 200
     assert counts["late"] == 0
+
+
+def test_what_is_counted_comes_after_the_warm_up_by_number() -> None:
+    counts = count(get("block"), rows((0, 0, 0), (250, 2, 0), (390, 3, 0)), 1)
+    assert counts[SPAN] == 390 - 200
 
 
 @pytest.mark.parametrize("name", ["wake", "block", "start", "idle"])

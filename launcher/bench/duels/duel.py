@@ -20,8 +20,9 @@ from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict, judg
 from launcher.bench.judging.plan import pairs_needed
 from launcher.bench.judging.verdict import Outcome, Settings
 from launcher.bench.measure.cases import get
-from launcher.bench.measure.crew import ROOT, ArmFailed
+from launcher.bench.measure.crew import ArmFailed
 from launcher.bench.measure.head import fields_of
+from launcher.bench.measure.spec import ROOT
 from launcher.bench.stats import looks
 from launcher.bench.store.receipts import Receipts, ReceiptsError, Round
 from shared.errors import CannotRunError, LabError

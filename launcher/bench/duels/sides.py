@@ -18,9 +18,9 @@ import waker
 from launcher import engines
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import DIRECT, Case, Value
-from launcher.bench.measure.crew import ROOT
 from launcher.bench.measure.placement import placement
 from launcher.bench.measure.session import ArmPlan
+from launcher.bench.measure.spec import ROOT
 from shared.errors import CannotRunError, UsageError
 
 ENGINE = "engine"

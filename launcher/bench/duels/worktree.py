@@ -23,7 +23,7 @@ from time import time
 from types import FrameType
 
 from launcher.bench.measure import provenance
-from launcher.bench.measure.crew import ROOT
+from launcher.bench.measure.spec import ROOT
 from shared.errors import LabError, UsageError
 
 _PREFIX, _TREE = "launcher-duel-", "tree"

@@ -36,6 +36,7 @@ if __name__ == "__main__":  # two trees: the machine is of one, launcher.bench o
 
     sys.modules["launcher.bench"] = util.module_from_spec(_found)
 
+from launcher.bench.measure.files import TOO_MANY
 from launcher.bench.measure.ledger import Ledger
 from launcher.bench.measure.runs import DEVICES, GivenUp
 from launcher.bench.measure.spec import GIVE_UP, STOPS, Spec
@@ -61,8 +62,10 @@ def main(spec: Spec) -> int:
             print(error, file=sys.stderr)
             return error.exit_code
         except OSError as error:
-            print(f"the system: {error.strerror or error}", file=sys.stderr)
-            return EXIT_CANNOT_RUN_HERE if error.errno in (errno.EMFILE, errno.ENFILE) else EXIT_ERROR
+            is_of_files = error.errno in (errno.EMFILE, errno.ENFILE)
+            what = ": ".join(filter(None, ["the system", error.filename, error.strerror or str(error)]))
+            print(f"{what}; {TOO_MANY}" if is_of_files else what, file=sys.stderr)
+            return EXIT_CANNOT_RUN_HERE if is_of_files else EXIT_ERROR
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -11,22 +12,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, Ledger
-from launcher.bench.measure.spec import GIVE_UP, STOPS
+from launcher.bench.measure.spec import GIVE_UP, ROOT, STOPS
 from launcher.bench.store.records import DIED, HUNG, OK, WRONG
 from shared.errors import EXIT_BROKEN_RULE, EXIT_CANNOT_RUN_HERE, CannotRunError, LabError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 _START_S = 60.0
 _REPORT_S = 5.0
 _END_S = 10.0
 """What a process may take to close all that it has: a Waker that must be killed takes 2 s of it."""
 _MAX_FDS = 4
-_MOST_WORDS = 1 << 20
+_MOST_WORDS = 1 << 16
 
 
 class ArmFailed(LabError):  # noqa: N818 - an event
@@ -62,11 +61,16 @@ class _Member:
                 env=os.environ | env,
                 start_new_session=True,
             )
+            self.pid = self._process.pid
+            try:
+                self.pidfd = os.pidfd_open(self.pid)
+            except BaseException:
+                self._process.kill()
+                self._process.wait()
+                raise
         except BaseException:
             os.close(self._said)
             raise
-        self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
 
     def hang_up(self) -> None:
         """End what it reads."""
@@ -85,9 +89,11 @@ class _Member:
                 return f"it did not come to its end within {patience_s:g} s"
         if code == 0:
             return OK
-        words = os.pread(self._said, _MOST_WORDS, 0).decode(errors="replace").strip().splitlines()
-        by_itself = f"it was killed by {_name(-code)}" if code < 0 else f"it left with {code}"
-        return words[-1] if words else by_itself
+        if code < 0:
+            return f"it was killed by {_name(-code)}"
+        said = os.pread(self._said, _MOST_WORDS, max(0, os.fstat(self._said).st_size - _MOST_WORDS))
+        words = said.decode(errors="replace").strip().splitlines()
+        return words[-1] if words else f"it left with {code}"
 
     def death(self, whose: str, how: str) -> str:
         """Return what a round says of how it ended when this one has, and how: it died, or says that all is wrong."""
@@ -140,27 +146,33 @@ class Arm(_Member):
         with contextlib.suppress(OSError):
             self._socket.send(b"g")
 
-    def wait_until_done(self, stimulus: Stimulus | None, ledger: Ledger, patience_s: float) -> str:
+    def wait_until_done(
+        self, stimulus: Stimulus | None, ledger: Ledger, patience_s: float, all_due_s: float = math.inf
+    ) -> str:
         """Wait until all is served; return `ok`, `hung`, or who died and how.
 
         It hangs when a ring that was outstanding so long ago still is, and none was served since: not when one happens
-        to be on its way at two looks. Without a stimulus it is its own turn all the time.
+        to be on its way at two looks. Without a stimulus it is its own turn all the time. With one, all is to have been
+        rung after so long (`all_due_s`), or it stands still.
         """
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if stimulus is not None:
-            poll.register(stimulus.pidfd, select.POLLIN)
-        before, was_waiting = -1, False
+        for fd in (self._socket.fileno(), self.pidfd, *([] if stimulus is None else [stimulus.pidfd])):
+            poll.register(fd, select.POLLIN)
+        before, was_waiting, end_s = -1, False, monotonic() + all_due_s
         while True:
             ready = dict(poll.poll(patience_s * 1e3))
             if self._socket.fileno() in ready:
                 return OK if self._is_done() else self.death("", self.leave())
+            if self.pidfd in ready:
+                return self.death("", self.leave())
             if stimulus is not None and ready:
                 return stimulus.death("the stimulus: ", stimulus.how_it_ended())
             words = ledger.words
             served, published = words[SERVED], words[PUBLISHED]
             if served == before and was_waiting:
                 return HUNG
+            if stimulus is not None and served == before and monotonic() > end_s + patience_s:
+                return f"{DIED}the stimulus: it stands still"
             before = served
             was_waiting = stimulus is None or served < published or served >= ledger.rings
 
@@ -170,7 +182,8 @@ class Arm(_Member):
         One that `gives_up` is told first that nobody believes in it any more.
         """
         if gives_up:
-            self._process.send_signal(GIVE_UP)
+            with contextlib.suppress(ProcessLookupError):  # not Popen's: that would wait for one that has just died
+                signal.pidfd_send_signal(self.pidfd, GIVE_UP)
         said = b""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -211,7 +224,9 @@ class Stimulus(_Member):
 
     def wait_until_ready(self) -> None:
         """Wait until it could begin; raise `ArmFailed` when it ends instead, or is not ready for long."""
-        if not _is_readable(self._output.fileno(), _START_S) or os.read(self._output.fileno(), 1) != b"r":
+        if not _is_readable(self._output.fileno(), _START_S):
+            raise ArmFailed(f"the stimulus was not ready within {_START_S:.0f} s")
+        if os.read(self._output.fileno(), 1) != b"r":
             self.hang_up()
             raise ArmFailed(f"the stimulus, before it was ready: {self.how_it_ended(_END_S)}")
 

@@ -2,10 +2,14 @@
 
 Nothing is inferred from how long something took. While a Waker is held, the breaks that it has made and those that the
 Launcher has taken differ by what never arrived: the arm writes that into the row of each ring that it serves.
+
+So a break that was made is never lost unseen. One that was never made, by a Waker that overlooks what is ready, leaves
+no such proof unless it hangs in it: its ring comes with the next one, and is counted as late, and as coalesced.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,20 +26,20 @@ def lost(rows: Rows, in_vain: int, *, is_hung: bool) -> list[int]:
     """Return the numbers of the rings that woke nobody: those never served, and those a later ring made up for.
 
     `in_vain` is how many breaks were, in all. Where a wake has more of them before it than the wake before had, the
-    rings of it that were sent first are those that had waited. What came after the last wake is told by the last ring.
-    In an arm that did not hang, what is unserved was lost by nobody: it died.
+    rings of it that were sent first are those that had waited. What came after the last wake is told by the first ring
+    that is unserved, or else by the last one. In an arm that did not hang, what else is unserved was lost by nobody.
     """
     is_served = rows[:, SERVED_AT] > 0
-    unserved = np.flatnonzero(~is_served).tolist() if is_hung else []
-    served = np.flatnonzero(is_served)
-    in_order = served[np.lexsort((rows[served, SENT], rows[served, WAKE]))].tolist()
+    unserved, served = (np.flatnonzero(which).tolist() for which in (~is_served, is_served))
+    served.sort(key=lambda number: (rows[number, WAKE], rows[number, SENT]))
     made_up_for: list[int] = []
-    for number in in_order:
-        if rows[number, IN_VAIN] > len(made_up_for):
-            made_up_for.append(number)
-    if in_vain > len(made_up_for) + bool(unserved):
-        made_up_for += in_order[-1:]
-    return sorted({*unserved, *made_up_for})
+    told = 0
+    for _, wake in groupby(served, key=lambda number: rows[number, WAKE]):
+        numbers = list(wake)
+        before, told = told, max(told, int(rows[numbers, IN_VAIN].max()))
+        made_up_for += numbers[: told - before]
+    hangs_in = unserved[:1] or served[-1:]
+    return sorted({*made_up_for, *(unserved if is_hung else ()), *(hangs_in if in_vain > told else ())})
 
 
 def count(case: Case, rows: Rows, warmup: int) -> dict[str, int]:
@@ -43,9 +47,8 @@ def count(case: Case, rows: Rows, warmup: int) -> dict[str, int]:
 
     In a closed loop none is; how long it took for all that are counted says how many there are in a second.
     """
-    served = rows[rows[:, SERVED_AT] > 0]
+    served, counted = (some[some[:, SERVED_AT] > 0] for some in (rows, rows[warmup:]))
     wakes = len(np.unique(served[:, WAKE]))
-    counted = served[warmup:]
     counts = {
         "sent": len(rows),
         "warmup": min(warmup, len(rows)),

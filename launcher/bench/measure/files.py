@@ -1,4 +1,4 @@
-"""The files of a round: the pipes that a stimulus rings, and as many as there may be."""
+"""The files of a round: the pipes that a stimulus rings, and that there may be as many as it takes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from shared.errors import CannotRunError
+
+TOO_MANY = "raise the hard limit (ulimit -Hn; fs.file-max), or set fewer sources"
+"""What helps where files run out."""
 
 
 class Pipe(NamedTuple):
@@ -35,7 +38,7 @@ def open_pipes(count: int) -> Iterator[list[Pipe]]:
 
 @contextlib.contextmanager
 def enough_files(wanted: int, what: str) -> Iterator[None]:
-    """Let this process and those that it starts open so many files, as far as it may.
+    """Let this process and those that it starts open so many files from now on, as far as it may.
 
     Raises `CannotRunError`, with `what` needs them, where they turn out to be too few.
     """
@@ -50,7 +53,7 @@ def enough_files(wanted: int, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise CannotRunError(
-            f"{what} need up to {wanted} files, and no more than {hard} may be open: raise the hard limit "
-            "(ulimit -Hn), or set fewer"
+            f"{what}: {error.strerror} (here {soft}, up to {hard} when asked for); {TOO_MANY}"
         ) from error

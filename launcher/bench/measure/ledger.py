@@ -19,7 +19,7 @@ PUBLISHED = 0
 SERVED = 1
 """The arm's: how many rings it has served."""
 WAKES = 2
-"""The arm's: how many times it served at least one."""
+"""An arm's in C: how many times it served at least one. Python's has its control page."""
 
 HEADER_WORDS = 8
 INTENDED, SENT, SERVED_AT, WAKE, SOURCE, IN_VAIN = range(6)

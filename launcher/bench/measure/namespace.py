@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from launcher.bench.measure.spec import ROOT
 from shared.errors import CannotRunError
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -62,7 +63,7 @@ def missing() -> str | None:
     """Return why no network of its own can be had here, or None; tried in a process that ends with it."""
     asked = subprocess.run(
         [sys.executable, "-S", "-P", "-m", __name__],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

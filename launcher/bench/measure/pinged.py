@@ -61,8 +61,9 @@ class Pinged(Net):
 
     def on_ready(self, source: Source) -> bool:
         """Take the frames that have come; what the Guest makes of them comes later."""
+        keep = super().on_ready(source)
         self._served.see()
-        return super().on_ready(source)
+        return keep
 
     def _write(self, queue: Virtqueue, chain: Chain) -> bool:
         is_sent = super()._write(queue, chain)

@@ -54,7 +54,10 @@ class Served:
         self._in_vain = 0
 
     def see(self) -> None:
-        """See how many breaks were in vain so far. To be called while the Waker is held: then none is on its way."""
+        """See how many breaks were in vain so far. To be called while the Waker is held: then none is on its way.
+
+        It is noted with what is served next: of rings that the Guest has yet to answer, the next answer.
+        """
         if (page := self._page_words) is not None:
             self._in_vain = max(0, page[BREAKS] - page[TAKEN])
 
@@ -163,8 +166,9 @@ class Typed(Console):
 
     def on_ready(self, source: Source) -> bool:
         """Take what was typed; what the Guest makes of it comes later."""
+        keep = super().on_ready(source)
         self._served.see()
-        return super().on_ready(source)
+        return keep
 
     def _write(self, data: bytes) -> None:
         super()._write(data)

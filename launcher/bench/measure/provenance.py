@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from launcher import engines
 from launcher.bench.measure import yardstick
+from launcher.bench.measure.spec import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 _GIT_POINTS = frozenset(
     (
         *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from launcher.bench.measure import evidence, yardstick
 from launcher.bench.measure.cases import DIRECT, Case, Value, get
-from launcher.bench.measure.crew import ROOT, Arm, Stimulus, uninterrupted
+from launcher.bench.measure.crew import Arm, Stimulus, uninterrupted
 from launcher.bench.measure.files import Pipe, enough_files, open_pipes
 from launcher.bench.measure.hops import DUE, hops
 from launcher.bench.measure.ledger import (
@@ -36,7 +36,7 @@ from launcher.bench.measure.ledger import (
 )
 from launcher.bench.measure.placement import Placement, placement
 from launcher.bench.measure.provenance import Ticks
-from launcher.bench.measure.spec import Spec
+from launcher.bench.measure.spec import ROOT, Spec
 from launcher.bench.measure.usage import Meter
 from launcher.bench.store.records import DIED, HUNG, OK, Round
 
@@ -79,7 +79,7 @@ class Plan:
     """The tree whose machine is measured."""
 
 
-def place(plan: Plan) -> Placement | None:
+def processors_of(plan: Plan) -> Placement | None:
     """Return on which processors this round's processes are."""
     is_alone = plan.waker.startswith(("inline/", *_ALONE))
     return placement(str(plan.parameters.get("pin", "free")), is_busy=get(plan.case).guest == "spin" or is_alone)
@@ -92,7 +92,7 @@ def run_round(plan: Plan) -> Round:
     """
     case = get(plan.case)
     started, began_ns = datetime.now(UTC).isoformat(timespec="milliseconds"), monotonic_ns()
-    placed = place(plan)
+    processors = processors_of(plan)
     sources = int(plan.parameters.get("sources", 1))
     with ExitStack() as closing:
         closing.enter_context(enough_files(_FILES_BESIDES + _FILES_PER_SOURCE * sources, f"{sources} sources"))
@@ -101,6 +101,7 @@ def run_round(plan: Plan) -> Round:
         ledger = closing.enter_context(Ledger(ledger_fd))
         pipes = closing.enter_context(open_pipes(_active(plan)))
         plan_rings(plan, case, ledger, len(pipes))
+        all_due_s = ledger.column(INTENDED)[-1] / 1e9
         arm_fds = [ledger_fd, *(pipe.reader for pipe in pipes)]
         argv = _arm_argv(plan, case, ledger_fd, ledger.rings, pipes)
         with uninterrupted():
@@ -119,11 +120,11 @@ def run_round(plan: Plan) -> Round:
         if stimulus is not None:
             stimulus.wait_until_ready()
         meter = Meter(arm.pid, None if stimulus is None else stimulus.pid)
-        if placed is not None:
-            meter.pin(*placed)
+        if processors is not None:
+            meter.pin(*processors)
         ticks = Ticks.now()
         (arm if stimulus is None else stimulus).begin()
-        ended = arm.wait_until_done(stimulus, ledger, plan.patience_s)
+        ended = arm.wait_until_done(stimulus, ledger, plan.patience_s, all_due_s)
         ticks = Ticks.now().since(ticks)
         published = ledger.words[PUBLISHED]  # now: a stimulus that nobody answers goes on for a while
         meter.stop()
@@ -138,8 +139,9 @@ def run_round(plan: Plan) -> Round:
     calls = meter.reads_and_writes()
     if calls is not None:
         counts["reads_and_writes"] = calls
-    # A frame that was dropped on its way woke nobody, and that is no Waker's fault.
-    is_hung = ended == HUNG and not counts.get("dropped")
+    unserved = int(np.count_nonzero(rows[:published, SERVED_AT] == 0))
+    # A frame that was dropped on its way woke nobody, and that is no Waker's fault; nor is there a ring in a start.
+    is_hung = ended == HUNG and case.is_rung and unserved > counts.get("dropped", 0)
     lost = evidence.lost(rows[:published], counts.get("broken_in_vain", 0), is_hung=is_hung)
     warmup = _warmup(plan)
     counted = rows[warmup:][rows[warmup:, SERVED_AT] > 0]

@@ -2,7 +2,8 @@
 
 When the last ring is served it says so at once ("d"), and is quiet: what it costs is read from outside meanwhile. What
 it counted it puts together afterwards. The garbage collector is off, and what was there before is frozen, before a
-Waker is forked off: its pauses, and the pages that it would touch, are the harness's, not the Waker's.
+Waker is forked off: its pauses, and the pages that it would touch, are the harness's, not the Waker's. (In a Waker's
+process of its own it is as Python has it: the loop there keeps nothing that it would have to look through.)
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import resource
 import select
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from time import monotonic_ns
 from typing import Any
@@ -169,7 +170,7 @@ def _run(
             control.send(b"r")
         else:
             greet(machine)
-        with suppress(GivenUp):
+        with suppress(GivenUp), _deaf_afterwards():
             while words[SERVED] < rings:
                 _run_once(machine)
                 if after is not None:
@@ -201,13 +202,21 @@ def _freeze() -> None:
     gc.disable()
 
 
+@contextmanager
+def _deaf_afterwards() -> Iterator[None]:
+    """Hear no more of giving up at the end, which is where `GivenUp` may still come."""
+    try:
+        yield
+    finally:
+        signal.signal(GIVE_UP, signal.SIG_IGN)
+
+
 def _cpu_since(before: dict[str, int]) -> dict[str, int]:
     return {name: ns - before.get(name, 0) for name, ns in cpu_of_threads().items()}
 
 
 def _report(control: socket.socket, say: Callable[[], dict[str, Any]]) -> None:
     """Say that it is over, stay while the costs are read, and then say the rest."""
-    signal.signal(GIVE_UP, signal.SIG_IGN)
     control.send(b"d")
     while control.recv(1):
         pass
@@ -226,7 +235,7 @@ def _run_direct(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
     look, read, note = poll.poll, FileIO(fd, closefd=False).readinto, Served(ledger, None).note
     _freeze()
     control.send(b"r")
-    with suppress(GivenUp):
+    with suppress(GivenUp), _deaf_afterwards():
         while left > 0:
             if look(0):  # three times as quick as a read that raises
                 count = read(taken)
@@ -255,7 +264,7 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
         control.send(b"r")
         control.recv(1)
         stopped_ns = []
-        with suppress(GivenUp):
+        with suppress(GivenUp), _deaf_afterwards():
             for number in range(ledger.rings):
                 words[PUBLISHED] = number + 1  # before the end of the last one: where that hangs, this one is waiting
                 if number:
@@ -271,6 +280,7 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
         cpu_ns, ended_ns = _cpu_since(cpu_before), _ended_cpu_ns() - ended_before_ns
         more = {"stopped_ns": stopped_ns, "ended_cpu_ns": ended_ns, "cpu_ns": cpu_ns}
         _report(control, lambda: {"counts": counts(machine), **more})
+        loop.waker.stop()  # the machine knows the first one
 
 
 def _ended_cpu_ns() -> int:

@@ -150,9 +150,10 @@ def choose_amount(case: Case, arms: Sequence[ArmPlan], samples: int | None, seco
     rings = max(min(fewest, rings_in(1)), min(most, rings_in(_FEW_BLOCKS)))
     if rings < _LEAST_RINGS:
         least_s = math.ceil(starts_s + _LEAST_RINGS * ring_s)
+        shorter = ", or a shorter --set idle_us" if "idle_us" in case.parameters else ""
         raise UsageError(
-            f"{len(arms)} arms, of which each waits so long for a ring, take {least_s} s at least, and there are "
-            f"{budget_s:g}; say --seconds {least_s}, or name fewer Wakers, or a shorter --set idle_us"
+            f"{len(arms)} arms of case {case.name} take {least_s} s at least, and there are {budget_s:g} s; "
+            f"say --seconds {least_s}, or name fewer Wakers{shorter}"
         )
     burst = _whole_bursts(arms)
     return Amount(max(burst, rings // burst * burst), _MANY_BLOCKS if seconds is None else 10_000, budget_s)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The tree that this is a part of."""
 
 GIVE_UP = signal.SIGUSR2
 """Tells an arm that nobody believes in it any more."""

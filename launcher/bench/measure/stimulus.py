@@ -3,9 +3,9 @@
     python -S -P -m launcher.bench.measure.stimulus LEDGER_FD LEAD_US BURST KIND ARGUMENTS…
 
 It says "r" when it could begin, begins at the first byte of its standard input, and then stays until that ends, so that
-what it used can be read. The next time counts from the
-intended one, not from when the last ring was served: an arm that is slow gets no fewer rings for it, and the latency
-counts from when the ring was meant to be sent (no coordinated omission).
+what it used can be read. The next time counts from the intended one, not from when the last ring was served: an arm
+that is slow gets no fewer rings for it, and the latency counts from when the ring was meant to be sent (no coordinated
+omission).
 
 It sleeps until LEAD_US before a ring is due, and looks at the clock from there on: a sleep ends 15 to 50 us late, and a
 ring that is late by a timer's wake-up says nothing of a Waker. All of the time would be too much: on two processors,
@@ -66,11 +66,13 @@ def main(argv: list[str]) -> int:
 
 def _send(ledger: Ledger, ring: Ring, lead_ns: int, burst: int) -> None:
     words = ledger.words
+    make_room = getattr(ring, "make_room", lambda _number: None)
     start_ns = monotonic_ns() + _NEAR_NS
     at = HEADER_WORDS
     for number in range(ledger.rings):
         intended_ns = words[at + INTENDED] + start_ns
         words[at + INTENDED] = intended_ns
+        make_room(number)  # before it is sent, and before the clock is looked at
         if number % burst == 0:
             early_ns = intended_ns - lead_ns - monotonic_ns()
             if early_ns > 0:
@@ -156,10 +158,13 @@ class Pings:
         self.under_way = max(1, min(UNDER_WAY, room // (2 * (self._size + _OVERHEAD))))
         self._expected = self._missing = 0
 
-    def __call__(self, _source: int, number: int) -> None:
-        """Send the datagram of this number; raise `WrongAnswer` for an answer that is none."""
+    def make_room(self, number: int) -> None:
+        """Wait until the datagram of this number may be sent; raise `WrongAnswer` for an answer that is none."""
         while number - self._expected >= self.under_way:
             self._take(0)
+
+    def __call__(self, _source: int, number: int) -> None:
+        """Send the datagram of this number, and look at what has come; raises `WrongAnswer` as well."""
         self._socket.send(datagram(number, self._size))
         while self._take(socket.MSG_DONTWAIT):
             pass

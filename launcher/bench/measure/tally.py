@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from statistics import median
-from time import clock_gettime_ns, monotonic, monotonic_ns, pthread_getcpuclockid, sleep
+from time import clock_gettime_ns, monotonic, monotonic_ns, pthread_getcpuclockid
 from typing import Any
 
 from launcher.machine import Machine
@@ -66,7 +67,7 @@ def _broken_in_vain(machine: Machine) -> int:
         lost = words[BREAKS] - words[TAKEN] - is_to_be_taken
         if lost <= 0 or monotonic() > end:
             return max(0, lost)
-        sleep(0.001)
+        os.sched_yield()
 
 
 def _ns_per_stamp() -> float:

@@ -67,7 +67,8 @@ class Round:
     """sent, served, lost, late, coalesced, spurious, breaks, notifies, interrupts, syscalls, ...; what cannot be
     counted is absent, never 0."""
     lost_seqs: list[int] = field(default_factory=list)
-    """The sequence numbers that were never served: with the seed, what it takes to replay it."""
+    """The sequence numbers of rings that woke nobody: never served, or brought along by a later one. With the seed,
+    what it takes to replay it."""
     usage: list[Usage] = field(default_factory=list)
     trace_ns_per_stamp: float | None = None
     """What a stamp was measured to cost; None when none were made."""
