@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.bench.command import choose_arms
+from launcher.bench.arms import choose_arms
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
-from launcher.bench.measure.crew import Arm, ArmFailed
+from launcher.bench.measure.crew import Arm
 from launcher.bench.measure.files import enough_files, open_pipes
 from launcher.bench.measure.ledger import PUBLISHED, SERVED, SERVED_AT, WAKE, Ledger
 from shared.errors import CannotRunError
@@ -100,10 +100,15 @@ def test_an_fd_that_select_has_no_room_for_is_refused(program: str) -> None:
         arm.wait_until_ready()
 
 
-def test_a_waker_in_c_that_fails_is_a_failure() -> None:
-    few_files = ("sh", "-c", 'ulimit -n 40; exec "$@"', "sh")
-    with started("process_select", idle=100, prefix=few_files) as (arm, _, _):
-        with pytest.raises(ArmFailed, match="eventfd: Too many open files"):
+@pytest.mark.parametrize(
+    ("idle", "files", "sources", "what"), [(100, 40, 1, "eventfd"), (0, 20, 60, "fds were cut off")]
+)
+def test_a_waker_in_c_that_may_open_too_few_files_cannot_run_here(
+    idle: int, files: int, sources: int, what: str
+) -> None:
+    few_files = ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+    with started("process_select", [*range(sources)], idle=idle, prefix=few_files) as (arm, _, _):
+        with pytest.raises(CannotRunError, match=f"{what}: Too many open files"):
             arm.wait_until_ready()
 
 
@@ -126,6 +131,7 @@ def test_a_waker_in_c_that_is_only_stopped_goes_on() -> None:
         arm.wait_until_ready()
         (child,) = psutil.Process(arm.pid).children()
         child.suspend()
+        until(lambda: child.status() == psutil.STATUS_STOPPED, "its Waker is not stopped")
         child.resume()
         os.write(pipes[0], b"!")
         assert arm.wait_until_done(None, ledger, PATIENCE_S) == "ok"

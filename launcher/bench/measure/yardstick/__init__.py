@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,6 +101,12 @@ def _named_compiler() -> str:
 
 
 def _version(cc: tuple[str, ...]) -> str:
+    return _asked_version(cc, Path(cc[0]).stat().st_mtime_ns)
+
+
+@cache
+def _asked_version(cc: tuple[str, ...], _modified_ns: int) -> str:
+    """Ask the compiler, once: each round of a program wants to know."""
     try:
         said = subprocess.run([*cc, "--version"], capture_output=True, text=True, errors="replace", check=False).stdout
     except OSError as error:

@@ -55,7 +55,11 @@ static void pass_fds(int waker, struct hello hello, const int *fds)
         unsigned count = hello.fds - at < AT_MOST ? hello.fds - at : AT_MOST;
         message_of(&message, &hello, count);
         memcpy(CMSG_DATA(&message.rights.header), fds + at, count * sizeof(*fds));
-        must(sendmsg(waker, &message.header, MSG_NOSIGNAL) > 0, "sendmsg");
+        if (sendmsg(waker, &message.header, MSG_NOSIGNAL) > 0)
+            continue;
+        must(errno == EPIPE, "sendmsg");
+        for (;;)
+            pause(); /* it has gone, and end_with_waker says why */
     }
 }
 
@@ -66,6 +70,7 @@ static int *receive_fds(int launcher, struct hello *hello)
     unsigned at = 0;
     do {
         must(recvmsg(launcher, &message_of(&message, hello, AT_MOST)->header, MSG_CMSG_CLOEXEC) > 0, "recvmsg");
+        errno = EMFILE; /* what it is for: the limit of this process */
         must(!(message.header.msg_flags & MSG_CTRUNC), "fds were cut off");
         size_t size = message.rights.header.cmsg_len - CMSG_LEN(0);
         fds = fds ? fds : room_for(hello->fds, sizeof(*fds));

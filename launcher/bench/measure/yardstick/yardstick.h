@@ -52,10 +52,12 @@ struct arm {
     unsigned *after; /* of each row, the next one of the same source */
 };
 
+/* Too few files are not the program's failure. */
 static inline void die(const char *what)
 {
+    int code = errno == EMFILE || errno == ENFILE ? CANNOT_RUN : 1;
     perror(what);
-    exit(1);
+    exit(code);
 }
 
 static inline void must(int ok, const char *what)
@@ -87,6 +89,7 @@ static inline void link_rows(struct arm *arm)
         arm->next[source] = arm->rings;
     for (unsigned row = arm->rings; row-- > 0;) {
         uint64_t source = arm->ledger->rows[row].source;
+        errno = ERANGE;
         must(source < arm->sources, "a source in the ledger");
         arm->after[row] = arm->next[source];
         arm->next[source] = row;
@@ -110,7 +113,7 @@ static inline struct arm arm_from(int argc, char **argv)
     for (unsigned source = 0; source < arm.sources; source++, at++)
         arm.pipes[source] = (struct pollfd){strtol(at, &at, 10), POLLIN, POLLIN};
     size_t size = sizeof(struct ledger) + arm.rings * sizeof(struct row);
-    arm.ledger = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, atoi(argv[2]), 0);
+    arm.ledger = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
     must(arm.ledger != MAP_FAILED, "mmap");
     link_rows(&arm);
     return arm;
@@ -159,7 +162,7 @@ static inline int take_ready(const struct arm *arm)
 /* The same, of whatever was rung: a Launcher that was woken looks which it was, if there are several. */
 static inline int take_rings(const struct arm *arm)
 {
-    must(arm->sources == 1 || poll(arm->pipes, arm->sources, 0) >= 0, "poll");
+    must(arm->sources == 1 || poll(arm->pipes, arm->sources, 0) >= 0 || errno == EINTR, "poll");
     return take_ready(arm);
 }
 
