@@ -304,14 +304,21 @@ def test_the_way_of_a_ring_that_the_guest_answers_ends_with_its_answer() -> None
     assert "READ" not in {stage for hop in round_.stages_ns for stage in hop.split("→")}
 
 
-def test_the_machine_of_another_tree_is_measured_by_the_harness_of_this_one(tmp_path: Path) -> None:
+def copy_tree(to: Path) -> None:
+    """Copy this tree's machine, so that something can be done to it; the harness stays this one's."""
     for floor in ("launcher", "waker", "shared"):
-        shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
+        shutil.copytree(ROOT / floor, to / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
+
+
+def test_the_machine_of_another_tree_is_measured_by_the_harness_of_this_one(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
     expect_all_served(measure("wake", "process/select", tree=tmp_path))
-    with (tmp_path / "launcher/machine.py").open("a") as machine:
-        machine.write("\nraise RuntimeError('this tree is another one')\n")
-    with pytest.raises(ArmFailed, match="this tree is another one"):
-        measure("wake", "process/select", tree=tmp_path)
+    for part in ("waker/serve.py", "launcher/machine.py"):  # in the Waker's process, and in the Launcher's
+        with (tmp_path / part).open("a") as file:
+            file.write(f"\nraise RuntimeError('{part} is of another tree')\n")
+        with pytest.raises(ArmFailed, match=f"{part} is of another tree"):
+            measure("wake", "process/select", tree=tmp_path)
+        shutil.copy(ROOT / part, tmp_path / part)
 
 
 # ---- What goes wrong ----
@@ -476,8 +483,7 @@ def test_a_waker_that_died_and_was_replaced_is_said(meddled: type[Doomed]) -> No
 
 def test_a_ping_whose_answer_is_wrong_keeps_the_round(tmp_path: Path) -> None:
     skip_unless_pinged()
-    for floor in ("launcher", "waker", "shared"):
-        shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("bench", "__pycache__"))
+    copy_tree(tmp_path)
     guest, send = tmp_path / "launcher/guests/pong.py", "network.send(number, len(frame))"
     # The seventh answer gets another byte, and no checksum that would tell of it.
     spoil = "if frame[42] == 7:\n  frame[40:42] = b'\\0\\0'\n  frame[50] = 1\n"
