@@ -263,6 +263,10 @@ def test_what_is_not_known_of_a_process_is_not_taken_for_nothing() -> None:
     unknown = replace(round_, usage=[*round_.usage, Usage("waker", None, 1, 1, None)])
     (summary,) = summarise([unknown])
     assert (summary.cpu_ns, summary.switches is not None) == (None, True)
+    gone = replace(round_, usage=[*round_.usage, Usage("waker:ended", 1, 0, 0, None)])
+    (summary,) = summarise([gone])
+    assert summary.switches is None
+    assert None not in (summary.cpu_ns, summary.pss_bytes)
 
 
 # ---- How much, and where ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,32 @@ def test_a_count_of_few_rounds_cannot_be_told() -> None:
     verdict = judge([round_at("A", 1), round_at("B", 1, counts={"served": 400, "spurious": 9})], "A", "B")
     assert [c.outcome for c in verdict.counts if c.name == "spurious"] == ["cannot tell"]
     json.dumps(verdict.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("CPU time", Usage("waker", None, 1, 1, 1 << 20)),
+        ("memory", Usage("waker", 400, 1, 1, None)),
+        ("voluntary switches", Usage("waker:ended", 400, 0, 0, None)),
+    ],
+)
+def test_what_is_not_known_of_one_process_is_not_compared(name: str, unknown: Usage) -> None:
+    known = [round_at("A", block) for block in range(30)]
+    rounds = [*known, *(replace(r, arm="B", usage=[*r.usage, unknown]) for r in known)]
+    counts = judge(rounds, "A", "B", is_timed=False).counts
+    assert name not in [count.name for count in counts]
+    assert len(counts) >= 4
+
+
+def test_what_wakers_used_that_came_and_went_is_used_as_well() -> None:
+    ended = [Usage("launcher", 400, 0, 0, 1 << 20), Usage("waker:ended", 4_000_000, 0, 0, None)]
+    rounds = [
+        round_at(arm, block, usage=usage) for block in range(30) for arm, usage in (("A", ended[:1]), ("B", ended))
+    ]
+    found = {count.name: (count.outcome, count.base, count.head) for count in judge(rounds, "A", "B").counts}
+    assert found["CPU time"] == ("more", 1, 10_001)
+    assert found["memory"] == ("same", 1 << 20, 1 << 20)
 
 
 @pytest.mark.parametrize("kind", ["heavy", "bimodal", "skewed", "drifting"])

@@ -17,6 +17,7 @@ import numpy as np
 
 from launcher.bench.judging import pairs
 from launcher.bench.judging.verdict import Settings
+from launcher.bench.measure.usage import Cost, of_ours
 from launcher.bench.stats import signed_rank, statistics
 from launcher.bench.stats.signed_rank import Interval
 from launcher.bench.store.receipts import Round
@@ -24,7 +25,6 @@ from launcher.bench.store.receipts import Round
 MORE, FEWER, SAME, UNKNOWN = "more", "fewer", "same", "cannot tell"
 
 COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "reads_and_writes")
-_OURS = ("launcher", "waker")  # processes, as roles
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the unit is ns or bytes
 
@@ -153,15 +153,12 @@ def _count(name: str, round_: Round) -> float | None:
     return per_ring(round_, round_.counts.get(name))
 
 
-def _used(name: str, round_: Round) -> float | None:
-    """Return what the Launcher and the Waker used; their further threads are in it, and the stimulus is the harness."""
-    ours = [getattr(usage, name) for usage in round_.usage if usage.role in _OURS]
-    return per_ring(round_, sum(ours)) if ours else None
+def _used(cost: Cost, round_: Round) -> float | None:
+    return per_ring(round_, of_ours(round_.usage, cost))
 
 
 def _memory(round_: Round) -> float | None:
-    ours = [usage.pss_bytes for usage in round_.usage if usage.role in _OURS and usage.pss_bytes is not None]
-    return float(sum(ours)) if ours else None
+    return of_ours(round_.usage, "pss_bytes")
 
 
 _MEASURES: dict[str, tuple[str, Callable[[Round], float | None]]] = {

@@ -5,7 +5,7 @@ From rounds alone, so that what is printed today can be printed from the file in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -15,9 +15,9 @@ import numpy as np
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import DIRECT, Case, get
 from launcher.bench.measure.hops import in_order
-from launcher.bench.measure.usage import ENDED, LAUNCHER, WAKER
+from launcher.bench.measure.usage import Cost, of_ours
 from launcher.bench.stats import quantiles
-from launcher.bench.store.records import OK, SPAN, WRONG, Round, Usage
+from launcher.bench.store.records import OK, SPAN, WRONG, Round
 
 # The least to the most that a Waker can do to its Launcher when it goes wrong.
 _ISOLATION = {"process": 2, "fork": 1, "thread": 0, "inline": 0}
@@ -133,8 +133,8 @@ def _summarise(rounds: Sequence[Round], arms: Sequence[Sequence[Round]]) -> Summ
         max_ns=int(times.max()) if len(times) else None,
         ratio=None if base is None else _ratio(rounds, base),
         base=None if base is None else base[0].waker,
-        cpu_ns=_per_wake(rounds, wakes, lambda usage: usage.cpu_ns),
-        switches=_per_wake(rounds, wakes, lambda usage: usage.voluntary + usage.involuntary),
+        cpu_ns=_per_wake(rounds, wakes, "cpu_ns"),
+        switches=_per_wake(rounds, wakes, "voluntary", "involuntary"),
         pss_bytes=_pss(rounds),
         counts=counts,
         lost=[lost for round_ in rounds for lost in _lost(round_)],
@@ -165,21 +165,16 @@ def _ratio(rounds: Sequence[Round], base: Sequence[Round]) -> float | None:
     return median(ratios) if ratios else None
 
 
-def _per_wake(rounds: Sequence[Round], wakes: int, cost: Callable[[Usage], int | None]) -> float | None:
-    """Return a cost of Launcher and Waker per wake; threads are part of their processes."""
-    usages = [usage for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER, ENDED)]
-    costs = [cost(usage) for usage in usages]
-    return sum(filter(None, costs)) / wakes if usages and wakes > 0 and None not in costs else None
+def _per_wake(rounds: Sequence[Round], wakes: int, *costs: Cost) -> float | None:
+    """Return a cost of Launcher and Waker per wake."""
+    total = of_ours([usage for round_ in rounds for usage in round_.usage], *costs)
+    return total / wakes if total is not None and wakes > 0 else None
 
 
 def _pss(rounds: Sequence[Round]) -> float | None:
     """Return the memory of Launcher and Waker processes, the median of the rounds in which all of it is known."""
-    sums = []
-    for round_ in rounds:
-        sizes = [usage.pss_bytes for usage in round_.usage if usage.role in (LAUNCHER, WAKER)]
-        if sizes and all(size is not None for size in sizes):
-            sums.append(sum(size for size in sizes if size is not None))
-    return median(sums) if sums else None
+    known = [total for round_ in rounds if (total := of_ours(round_.usage, "pss_bytes")) is not None]
+    return median(known) if known else None
 
 
 def _lost(round_: Round) -> list[tuple[int, int, int]]:
