@@ -110,6 +110,29 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
     assert json.loads(again.stdout)["plan"]["seed"] == line["plan"]["seed"]
 
 
+def test_a_duel_without_times_has_a_control_too_and_says_nothing_of_quantiles(tmp_path: Path) -> None:
+    args = (
+        "--engine",
+        "python",
+        "--case",
+        "idle",
+        "--set",
+        "seconds=0.02",
+        "--seconds",
+        "3",
+        "--pin",
+        "free",
+        "--json",
+    )
+    done = run_launcher("duel", "process/select", "process/poll", *args, env=environment(XDG_STATE_HOME=str(tmp_path)))
+    assert done.returncode in DECIDED, done.stderr
+    line = json.loads(done.stdout)
+    assert line["sentence"].startswith("no times to speak of; ")
+    assert line["counts"]
+    assert None not in [count["control"] for count in line["counts"]]
+    assert not any("control" in note or "too short" in note for note in line["notes"])
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

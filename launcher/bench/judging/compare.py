@@ -13,7 +13,6 @@ Alpha is shared by all that is compared: twenty Wakers must not mean twenty chan
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -126,7 +125,7 @@ def _compare_one(
     notes = []
     if is_timed and not found:
         notes.append("no quantile that the rounds of both can speak for")
-    if not is_timed and any(math.isinf(count.interval.low) for count in counts):
+    if not is_timed and any(count.is_too_short for count in counts):
         fewest = min(count.pairs for count in counts)
         notes.append(f"{fewest} rounds a side are too few at this level: measure more of them (bench --samples)")
     return conclude(
