@@ -110,6 +110,23 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
     assert json.loads(again.stdout)["plan"]["seed"] == line["plan"]["seed"]
 
 
+def test_a_loss_is_4_also_where_nothing_can_be_written() -> None:
+    args = ("duel", "process/select+drop=1", "process/select", *QUICK, "--patience", "0.2")
+    done = run_launcher(*args, "-o", "/dev/full")
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["outcome"] == "broken"
+    assert b"/dev/full: No space left on device" in done.stderr
+
+
+def test_of_arms_that_cannot_be_tried_out_no_receipts_are_left(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "duel.jsonl"
+    for _ in range(2):  # the same file can be named once more
+        done = run_in(repository, "--against", "HEAD~1", *QUICK, "-o", str(path), tmp=tmp_path)
+        assert done.returncode == 1
+        assert "does not start" in done.stderr.decode()
+        assert not path.exists()
+
+
 def test_a_duel_without_times_has_a_control_too_and_says_nothing_of_quantiles(tmp_path: Path) -> None:
     args = (
         "--engine",
@@ -150,6 +167,7 @@ def test_a_duel_without_times_has_a_control_too_and_says_nothing_of_quantiles(tm
         (["process/select", "process/epoll", "--case", "burst", "--rings", "100"], 1, "no whole bursts of 64"),
         (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
         (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),
+        (["process/select", "process/epoll", "-o", "/proc/none/x.jsonl"], 1, "/proc/none/x.jsonl cannot be made: "),
         (["--show", "/nonexistent"], 1, "it has no use for engine;"),
     ],
 )

@@ -143,42 +143,13 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
     rings = request.rings or choose_rings(case, sides, duel.FEWEST_ROUNDS, request.seconds)
     rota = Rota(case, sides, rings, seed, request.patience_s)
     path = request.output or receipts.default_path(KIND)
-    receipts.expect_new(path)
-    say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
-    revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
-    if request.against is not None and revisions["head_git"].endswith("+changes"):
-        say(f"head is {revisions['head_git']}: what is not committed is measured, too")
-    run = run_of(KIND, seed, **revisions)
-    rounds: list[Round] = []
-    plan: Plan | None = None
-    stopped: Interrupted | receipts.NotWritten | None = None
-    with progress() as tell:
-        try:
-            plan = duel.begin(
-                rota, _asked(request), request.seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
-            )
-            with receipts.Writer.create(path, replace(run, host={**run.host, KIND: plan.to_json()})) as writer:
-                for round_ in rounds:
-                    writer.write(round_)
-
-                def keep(round_: Round) -> None:
-                    rounds.append(round_)
-                    writer.write(round_)
-
-                def show_where(block: int, side: Side) -> None:
-                    tell(f"block {block + 1} of at most {blocks}: {side.name}")
-
-                blocks = plan.blocks
-                if not rounds:
-                    duel.fight(rota, plan, keep, began_s + request.seconds, show_where)
-        except KeyboardInterrupt:
-            stopped = Interrupted("interrupted")
-        except receipts.NotWritten as reason:
-            stopped = reason
-        except duel.DoesNotStart:
-            if rounds:
-                say(f"the {len(rounds)} rounds before are in {path}")
-            raise
+    with receipts.Writer.open(path) as writer:  # what cannot be written is said before anything is tried out
+        say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
+        revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
+        if request.against is not None and revisions["head_git"].endswith("+changes"):
+            say(f"head is {revisions['head_git']}: what is not committed is measured, too")
+        run = run_of(KIND, seed, **revisions)
+        plan, rounds, stopped = _record(request, rota, run, writer, began_s)
     if stopped is not None and (plan is None or not rounds):
         say(f"{stopped}: nothing was measured")
         return stopped.exit_code
@@ -190,6 +161,48 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
         say(f"{stopped}: what was measured until then is above")
         return worst(code, stopped.exit_code)
     return code
+
+
+def _record(
+    request: Request, rota: Rota, run: receipts.Run, writer: receipts.Writer, began_s: float
+) -> tuple[Plan | None, list[Round], Interrupted | receipts.NotWritten | None]:
+    """Try the arms out and run the duel, each round written as it comes.
+
+    Returns the plan, if it came to that, the rounds, and what ended it before its end.
+    """
+    rounds: list[Round] = []
+    plan: Plan | None = None
+
+    def keep(round_: Round) -> None:
+        rounds.append(round_)
+        writer.write(round_)
+
+    with progress() as tell:
+        try:
+            plan = duel.begin(
+                rota, _asked(request), request.seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
+            )
+            writer.begin(replace(run, host={**run.host, KIND: plan.to_json()}))
+            for broken in rounds:
+                writer.write(broken)
+            if not rounds:
+                among = f"of at most {plan.blocks}"
+                duel.fight(
+                    rota,
+                    plan,
+                    keep,
+                    began_s + request.seconds,
+                    lambda block, side: tell(f"block {block + 1} {among}: {side.name}"),
+                )
+        except KeyboardInterrupt:
+            return plan, rounds, Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            return plan, rounds, reason
+        except duel.DoesNotStart:
+            if rounds:
+                say(f"the {len(rounds)} rounds before are in {writer.path}")
+            raise
+    return plan, rounds, None
 
 
 def _asked(request: Request) -> Settings:
