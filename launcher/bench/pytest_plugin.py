@@ -78,7 +78,7 @@ def _run(
     from launcher.bench.measure.cases import get
     from shared.errors import CannotRunError
 
-    settings = ["pin=free", *(f"{name}={value}" for name, value in parameters.items())]
+    settings = [f"{name}={value}" for name, value in ({"pin": "free"} | parameters).items()]
     try:
         side = parse(get(case), waker, engine, settings)
         return Bench(Rota(get(case), [side], rings, seed, patience_s).round(side, seed))

@@ -360,6 +360,20 @@ def test_a_side_that_cannot_be_is_refused(text: str) -> None:
         parse(get("wake"), text, "python")
 
 
+@pytest.mark.parametrize(
+    ("text", "settings", "own"),
+    [
+        ("process/select", ["idle_us=100", "idle_us=900"], []),
+        ("process/select", ["pin=free", "pin=same"], []),
+        ("process/select@idle_us=1", [], ["idle_us=2"]),
+        ("process/select@engine=python,engine=kvm", [], []),
+    ],
+)
+def test_what_is_set_twice_is_refused(text: str, settings: list[str], own: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"^parameter '\w+' is set twice, to .* and to .*: leave one out$"):
+        parse(get("wake"), text, "python", settings, own)
+
+
 def test_a_waker_that_cannot_run_the_case_says_why() -> None:
     with pytest.raises(CannotRunError, match="private"):
         parse(get("vring"), "fork/select", "python")
