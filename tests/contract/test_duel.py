@@ -72,6 +72,7 @@ def test_a_duel_of_two_wakers(tmp_path: Path) -> None:
     assert done.returncode in DECIDED, done.stderr
     line = json.loads(done.stdout)
     assert line["exit_code"] == done.returncode
+    assert "trying out and one block take about 2 s, more than the 1 s there are" in done.stderr.decode()
     assert (line["base"], line["head"], line["control"]) == ("process/select", "thread/select", "process/select'")
     assert line["quantiles"][0]["pairs"] == 2 * line["plan"]["blocks"]
     stored = receipts.read(path)
@@ -164,6 +165,11 @@ def test_a_duel_without_times_has_a_control_too_and_says_nothing_of_quantiles(tm
         (["process/select", "process/epoll", "--set", "nix=1"], 1, "no parameter 'nix'"),
         (["process/select", "process/epoll", "--against", "HEAD"], 1, "one Waker"),
         (["process/select", "process/epoll", "--rings", "4"], 1, "4 rings a round are too few to speak of a p50"),
+        (
+            ["process/select", "process/epoll", "--rings", "30000", "--seconds", "1"],
+            1,
+            "take 56 s with 30000 rings each",
+        ),
         (["process/select", "process/epoll", "--case", "burst", "--rings", "100"], 1, "no whole bursts of 64"),
         (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
         (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),

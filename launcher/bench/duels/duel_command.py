@@ -14,7 +14,7 @@ from time import monotonic
 from launcher.bench.duels import duel, gate, worktree
 from launcher.bench.duels.duel import KIND, Plan
 from launcher.bench.duels.next_command import MOST_SEED, next_command, replay_command
-from launcher.bench.duels.rota import Rota, choose_rings, expect_rings
+from launcher.bench.duels.rota import Rota, choose_rings, expect_rings, takes_s
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import Verdict, second_opinion
 from launcher.bench.judging.verdict import Settings
@@ -139,12 +139,14 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
     seed = random.randrange(1, MOST_SEED) if request.seed is None else request.seed
     sides = [base, head, base.again()]
     if request.rings:
-        expect_rings(request.rings, case, sides)
+        expect_rings(request.rings, case, sides, duel.FEWEST_ROUNDS, request.seconds)
     rings = request.rings or choose_rings(case, sides, duel.FEWEST_ROUNDS, request.seconds)
     rota = Rota(case, sides, rings, seed, request.patience_s)
     path = request.output or receipts.default_path(KIND)
     with receipts.Writer.open(path) as writer:  # what cannot be written is said before anything is tried out
         say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
+        if (least_s := takes_s(rota.rings, case, sides, duel.FEWEST_ROUNDS)) > request.seconds:
+            say(f"trying out and one block take about {least_s:.0f} s, more than the {request.seconds:g} s there are")
         revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
         if request.against is not None and revisions["head_git"].endswith("+changes"):
             say(f"head is {revisions['head_git']}: what is not committed is measured, too")
