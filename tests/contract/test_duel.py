@@ -174,6 +174,9 @@ def test_a_duel_without_times_has_a_control_too_and_says_nothing_of_quantiles(tm
         (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
         (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),
         (["process/select", "process/epoll", "-o", "/proc/none/x.jsonl"], 1, "/proc/none/x.jsonl cannot be made: "),
+        (["process/select", "process/epoll", "-o", ""], 1, "argument -o/--output: '' is no file's name"),
+        (["--show", ""], 1, "argument --show: '' is no file's name"),
+        (["c:process_select", "--against", "HEAD"], 1, "compiled out of the code here, whatever the revision"),
         (["--show", "/nonexistent"], 1, "it has no use for engine;"),
     ],
 )

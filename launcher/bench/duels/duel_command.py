@@ -18,7 +18,7 @@ from launcher.bench.duels.rota import Rota, choose_rings, expect_rings, takes_s
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import Verdict, second_opinion
 from launcher.bench.judging.verdict import Settings
-from launcher.bench.measure import provenance
+from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S
@@ -112,7 +112,10 @@ def _choose_sides(asked: Request, case: Case, closing: ExitStack) -> tuple[Side,
     if asked.against is not None:
         if len(asked.wakers) > 1 or any(asked.own):
             raise UsageError("--against compares one Waker with itself: name one Waker, and set parameters with --set")
-        head = parse(case, [*asked.wakers, DEFAULT_WAKER][0], asked.engine, asked.settings)
+        name = [*asked.wakers, DEFAULT_WAKER][0]
+        if name.startswith(yardstick.PREFIX):
+            raise UsageError(f"{name} is compiled out of the code here, whatever the revision: name a Waker")
+        head = parse(case, name, asked.engine, asked.settings)
         commit = worktree.resolve(asked.against)
         tree = closing.enter_context(worktree.checked_out(commit))
         base = Side(f"{asked.against} ({commit[:12]})", head.engine, head.waker, head.parameters, tree)
