@@ -252,8 +252,8 @@ def _percent(text: str) -> float:
         percent = float(text.removesuffix("%"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a percentage") from None
-    if not 0 < percent <= 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 100 percent")
+    if not 0 < percent < 50:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and below 50 percent")
     return percent
 
 

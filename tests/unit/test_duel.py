@@ -189,6 +189,7 @@ def test_an_alpha_of_next_to_nothing_is_never_spent(tmp_path: Path) -> None:
         {"blocks": "20"},
         {"alpha": None},
         {"delta": 0.0},
+        {"alpha": 0.5},
         {"base": "\x1b[2J"},
         {"seed": True},
         {"rings": 1.5},

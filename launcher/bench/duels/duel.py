@@ -119,8 +119,10 @@ class Plan:
 def plan_of(stored: Receipts) -> Plan:
     """Return the plan in the head of a duel's receipts; raise `ReceiptsError` for receipts of anything else."""
     fields = fields_of(stored, KIND, _FIELDS, "a duel: launcher bench --show prints it")
-    if fields["blocks"] < 1 or not (0 < fields["delta"] <= 1 and 0 < fields["alpha"] <= 1):
-        raise ReceiptsError(f"{stored.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
+    if fields["blocks"] < 1 or not (0 < fields["delta"] < 0.5 and 0 < fields["alpha"] < 0.5):
+        raise ReceiptsError(
+            f"{stored.path}: its plan has {fields['blocks']} blocks, or an alpha or delta that is not between 0 and 0.5"
+        )
     return Plan(**fields)
 
 
