@@ -164,10 +164,9 @@ def conclude(
     broken = what_is_broken(rounds)
     outcome, sentence = overall(found, settings) if found or is_timed or not counts else _by_counts(counts)
     if broken:
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         is_of_head = bool(what_is_broken([round_ for round_ in rounds if round_.arm == head]))
         whose = "" if is_of_head else "the base broke, and so far not what is judged; "
-        outcome, sentence = BROKEN, whose + broken[0] + more
+        outcome, sentence = BROKEN, whose + broken[0] + and_more(broken)
     notes = [*notes, *_notes_on_dropped(rounds)]
     return Verdict(base, head, control, outcome, sentence, found, counts, broken, settings, notes)
 
@@ -190,6 +189,11 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         if round_.ended != OK and not _is_of_the_network(round_):
             found.append(f"{where}: {shown(round_.ended)}")
     return found
+
+
+def and_more(found: Sequence[str]) -> str:
+    """Return how many there are beside the first, which is said."""
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
 
 
 def _is_of_the_network(round_: Round) -> bool:
