@@ -443,6 +443,28 @@ def test_an_annotation_is_escaped_and_as_loud_as_the_verdict() -> None:
     assert shown[3].startswith("::warning ")
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (["--show", "/nonexistent"], 1, "No such file"),
+        (["process/select", "process/nix"], 1, "waker 'process/nix' is not known"),
+        (["process/select", "fork/select", "--case", "vring", "--engine", "python"], 77, "fork/select cannot run"),
+    ],
+)
+def test_in_github_actions_what_ends_without_a_verdict_is_an_error_too(
+    args: list[str], code: int, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    assert cli.main(["duel", *args]) == code
+    assert "::error" not in capsys.readouterr().err
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert cli.main(["duel", *args]) == code
+    annotation, sentence = capsys.readouterr().err.splitlines()
+    assert annotation.startswith("::error title=launcher duel::")
+    assert why in annotation
+    assert why in sentence
+
+
 def test_in_github_actions_it_annotates_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

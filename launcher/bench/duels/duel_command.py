@@ -60,19 +60,24 @@ class Request:
 def main(request: Request) -> int:
     """Run the duel; return the exit code. The main thread only."""
     began_s = monotonic()
-    case = get(request.case)
-    with terminated_as_interrupted(), ExitStack() as closing:
+    with (
+        gate.annotating_refusals(is_asked=request.is_annotated),
+        terminated_as_interrupted(),
+        ExitStack() as closing,
+    ):
+        case = get(request.case)
         base, head = _choose_sides(request, case, closing)
         return _measure(request, case, base, head, began_s)
 
 
 def show(path: Path, request: Request) -> int:
     """Judge stored receipts of a duel once more, by what it was asked to keep or by what is asked now."""
-    stored = receipts.read(path)
-    for note in stored.notes:
-        say(note)
-    plan = duel.plan_of(stored)
-    duel.expect_of(plan, stored)
+    with gate.annotating_refusals(is_asked=request.is_annotated):
+        stored = receipts.read(path)
+        for note in stored.notes:
+            say(note)
+        plan = duel.plan_of(stored)
+        duel.expect_of(plan, stored)
     plan = replace(
         plan,
         delta=plan.delta if request.delta is None else request.delta,
