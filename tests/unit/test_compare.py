@@ -23,6 +23,7 @@ HOST: dict[str, Any] = {
     "virtualisation": "none",
     "nested": "no",
     "kernel": "6.1",
+    "quota": 2.0,
     "versions": {"numpy": "2.0"},
     "load": 0.2,
     "steal_percent": 0.0,
@@ -165,6 +166,7 @@ def test_different_machines_are_refused_unless_forced(key: str) -> None:
     ("host", "warning"),
     [
         ({"kernel": "6.2"}, "kernel: 6.1 and 6.2"),
+        ({"quota": 0.5}, "quota: 2.0 and 0.5"),
         ({"versions": {"numpy": "2.1"}}, "versions of numpy: 2.0 and 2.1"),
         ({"cpus": None}, "only one of them says its cpus"),
         ({"steal_percent": 7.5}, "head had 7.5 % of its time stolen"),
