@@ -356,6 +356,8 @@ def test_a_verdict_is_printed_with_what_was_asked_of_it(capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[1].split()[:6] == ["A", "[red]B", "p50", "20", "+20.0", "%"]
+    assert " confidence " in lines[0]  # and not the level, which is what the JSON calls the rest of it
+    assert f" {100 * (1 - verdict.quantiles[0].level):.4g} % " in lines[1]
     assert "[red]B: more voluntary switches: 2 → 6 per ring" in lines
     assert "[red]B: p99: the rounds are too short to speak of it" in lines
     assert "[red]B against A: regressed: p50 slower: +20.0 %, at least +20.0 %; p90" in out
