@@ -336,7 +336,8 @@ def test_a_duel_that_was_stopped_spends_alpha_in_proportion() -> None:
 
 def test_the_plan_fits_into_the_time_after_what_was_tried_out() -> None:
     made = rounds_of(0.0)  # each says that it took a second
-    plan = duel.begin(Told(made), duel.Settings(), 121.0, lambda _: None)
+    plan, broken = duel.begin(Told(made), duel.Settings(), 121.0)
+    assert broken == []
     assert plan.blocks == 19  # 6 s each, in 95 % of 121 s
     assert (plan.base, plan.head, plan.control) == ("A", "B", "A'")
 
@@ -344,9 +345,8 @@ def test_the_plan_fits_into_the_time_after_what_was_tried_out() -> None:
 def test_what_is_broken_when_it_is_tried_out_counts() -> None:
     made = rounds_of(0.0)
     made[0] = replace(made[0], ended="hung")
-    kept: list[Round] = []
-    plan = duel.begin(Told(made), duel.Settings(), 100.0, kept.append)
-    assert plan.judge(kept).exit_code == 4
+    plan, broken = duel.begin(Told(made), duel.Settings(), 100.0)
+    assert plan.judge(broken).exit_code == 4
 
 
 # ---- Sides ----

@@ -189,13 +189,14 @@ def _record(
 
     with progress() as tell:
         try:
-            plan = duel.begin(
-                rota, _asked(request), request.seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
+            plan, broken = duel.begin(
+                rota, _asked(request), request.seconds, lambda _, side: tell(f"trying out {side.name}")
             )
+            rounds += broken
             writer.begin(replace(run, host={**run.host, KIND: plan.to_json()}))
-            for broken in rounds:
-                writer.write(broken)
-            if not rounds:
+            for round_ in broken:
+                writer.write(round_)
+            if not broken:
                 among = f"of at most {plan.blocks}"
                 duel.fight(
                     rota,
