@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def test_a_duels_control_and_the_harness_alone_are_not_judged_and_share_no_alpha
     for name, seed in (("base", 1), ("head", 11)):
         harness = rounds_of("spin/direct", 0.3 * seed, seed=seed, waker="spin/direct")
         rounds = [r for at, arm in enumerate(("A", "B", "A'")) for r in rounds_of(arm, 0, seed=seed + at)]
-        files.append(stored(name, [*rounds, *harness], duel=plan))
+        held = stored(name, [*rounds, *harness], duel=plan)
+        files.append(replace(held, run=replace(held.run, kind="duel")))
     found = compare(*files)
     assert [verdict.head for verdict in found.verdicts] == ["A", "B"]
     assert found.worst.settings.alpha == pytest.approx(0.005)
@@ -122,6 +124,8 @@ def test_a_duels_control_and_the_harness_alone_are_not_judged_and_share_no_alpha
     found = compare(*files)
     assert (found.worst.base, found.exit_code) == ("A", 4)
     assert "spin/direct: block 77, position 0, seed 1077: hung: what is no Waker is not judged" in found.warnings
+    bench = [replace(held, run=replace(held.run, kind="bench")) for held in files]
+    assert "A'" in [verdict.head for verdict in compare(*bench).verdicts]  # whatever its head says
     alone = [stored(name, rounds_of("spin/direct", 0, seed=1, waker="spin/direct")) for name in ("one", "other")]
     assert compare(*alone).exit_code == 0  # there is nothing else
 

@@ -260,6 +260,8 @@ def test_where_the_costs_decide_too_few_pairs_are_named() -> None:
     (note,) = verdict.notes
     assert note == "8 pairs, and it takes 10 or more: give it more --seconds"
     assert judge(idle_rounds(10, A=20, B=20, C=20), "A", "B", "C", is_timed=False).exit_code == EXIT_FINE
+    early = judge(idle_rounds(10, A=20, B=20, C=20), "A", "B", "C", Settings(fractions=(0.1,)), is_timed=False)
+    assert (early.exit_code, early.notes) == (EXIT_UNDECIDED, [])
     assert not judge(idle_rounds(8, A=20, B=20), "A", "B", "C", Settings(alpha=5e-324), is_timed=False).is_settled
 
 

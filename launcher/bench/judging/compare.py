@@ -195,7 +195,7 @@ def _yardstick(key: Key, base: Rounds, head: Rounds, settings: Settings) -> Key 
     of_same = (one for one in base if one[2] == YARDSTICK and (one[1], one[4]) == (key[1], key[4]))
     fitting = {
         one[3]: one
-        for one in sorted(of_same, reverse=True)
+        for one in sorted(of_same, reverse=True)  # of two that are one program, the first by name
         if all(
             one in of and any(len(logs) for logs in _logs(of[key], of[one], settings).values()) for of in (base, head)
         )
@@ -210,7 +210,7 @@ def _is_spared(key: Key) -> bool:
 
 def _base_and_control(stored: Receipts) -> tuple[object, object]:
     """Return which arm of a duel is its base, and which is the base once more; nothing of other receipts."""
-    plan = stored.run.host.get("duel")
+    plan = stored.run.host.get("duel") if stored.run.kind == "duel" else None
     return (plan.get("base"), plan.get("control")) if isinstance(plan, dict) else (None, None)
 
 

@@ -264,6 +264,8 @@ def _notes_on_few(counts: Sequence[CountVerdict], settings: Settings) -> list[st
     if not few or settings.alpha / len(counts) < _TINIEST:
         return []
     wanted = signed_rank.fewest_pairs(settings.alpha / len(counts))
+    if min(few) >= wanted:  # an early look, which may not spend all of alpha
+        return []
     return [f"{_many(min(few), 'pair')}, and it takes {wanted} or more: give it more --seconds"]
 
 
