@@ -182,9 +182,9 @@ def _add_bench(sub: argparse._SubParsersAction[Parser]) -> None:
         "--patience", type=options.seconds, metavar="S", help="after how long an unserved ring is lost (default: 5)"
     )
     bench.add_argument(
-        "-o", "--output", metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)"
+        "-o", "--output", type=_file, metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)"
     )
-    bench.add_argument("--show", metavar="FILE", help="measure nothing: print the table of these receipts")
+    bench.add_argument("--show", type=_file, metavar="FILE", help="measure nothing: print the table of these receipts")
     bench.add_argument("--json", action="store_true", help="as JSON Lines")
     bench.set_defaults(command=commands.bench)
 
@@ -209,8 +209,10 @@ def _add_duel(sub: argparse._SubParsersAction[Parser]) -> None:
     duel.add_argument("--delta", type=_percent, metavar="PERCENT", help="what is too small to matter (default: 3)")
     duel.add_argument("--alpha", type=_percent, metavar="PERCENT", help="how often a false alarm may be (default: 1)")
     duel.add_argument("--seed", type=_count, metavar="N", help="of gaps and order (default: a new one)")
-    duel.add_argument("-o", "--output", metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)")
-    duel.add_argument("--show", metavar="FILE", help="measure nothing: judge the duel in these receipts")
+    duel.add_argument(
+        "-o", "--output", type=_file, metavar="FILE", help="write the receipts there (default: under XDG_STATE_HOME)"
+    )
+    duel.add_argument("--show", type=_file, metavar="FILE", help="measure nothing: judge the duel in these receipts")
     duel.add_argument("--github", action="store_true", help="annotate as GitHub Actions does (there: by itself)")
     duel.add_argument("--json", action="store_true", help="as JSON Lines")
     duel.set_defaults(command=commands.duel)
@@ -220,8 +222,8 @@ def _add_stored(sub: argparse._SubParsersAction[Parser]) -> None:
     from launcher import commands
 
     compare = sub.add_parser("compare", help="compare two files of receipts: weaker evidence than a duel")
-    compare.add_argument("base", metavar="BASE", help="receipts of what there was")
-    compare.add_argument("head", metavar="HEAD", help="receipts of what there is now")
+    compare.add_argument("base", type=_file, metavar="BASE", help="receipts of what there was")
+    compare.add_argument("head", type=_file, metavar="HEAD", help="receipts of what there is now")
     compare.add_argument(
         "--delta", type=_percent, default=3.0, metavar="PERCENT", help="what is too small to matter (default: 3)"
     )
@@ -233,10 +235,16 @@ def _add_stored(sub: argparse._SubParsersAction[Parser]) -> None:
     compare.set_defaults(command=commands.compare)
 
     export = sub.add_parser("export", help="write receipts in the format of another tool")
-    export.add_argument("receipts", metavar="RECEIPTS", help="a file that bench or duel wrote")
+    export.add_argument("receipts", type=_file, metavar="RECEIPTS", help="a file that bench or duel wrote")
     export.add_argument("--format", metavar="NAME", help="which one: see list exporters")
-    export.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
+    export.add_argument("-o", "--output", type=_file, metavar="FILE", help="where to (default: standard output)")
     export.set_defaults(command=commands.export)
+
+
+def _file(text: str) -> str:
+    if not text:  # of a variable that is not set; as a path it would be this folder
+        raise argparse.ArgumentTypeError("'' is no file's name")
+    return text
 
 
 def _percent(text: str) -> float:
@@ -244,8 +252,8 @@ def _percent(text: str) -> float:
         percent = float(text.removesuffix("%"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a percentage") from None
-    if not 0 < percent <= 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 100 percent")
+    if not 0 < percent < 50:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and below 50 percent")
     return percent
 
 

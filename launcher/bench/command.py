@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.bench.arms import choose_arms, choose_engines, parse_settings
+from launcher.bench.judging.judge import and_more
 from launcher.bench.measure import provenance
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.measure.head import run_of
@@ -139,12 +140,12 @@ def _show(case: Case, rounds: Sequence[Round], about: Mapping[str, Any], ended: 
     """Print what the rounds come to; return the exit code that this means, or `ended` where that is worse."""
     summaries = summarise(rounds)
     lost = lost_remarks(summaries, about["seed"])
+    lost += [f"BROKEN: {one.broken[0]}{and_more(one.broken)}" for one in summaries if one.is_broken and not one.lost]
     for sentence in lost:  # before the table: whoever reads that may go after its first line
         say(sentence)
     code = worst(
         ended,
         EXIT_BROKEN_RULE if any(summary.is_broken for summary in summaries) else EXIT_FINE,
-        EXIT_ERROR if any(summary.ended for summary in summaries) else EXIT_FINE,
         EXIT_FINE if any(summary.n for summary in summaries) else EXIT_NOTHING_MEASURED,
     )
     then = called(after_bench(case, summaries))

@@ -28,10 +28,12 @@ class Bench:
 
     def per_ring(self, count: str) -> float:
         """Return a count of the round for each ring that was served; `switches` are all of Launcher and Waker."""
+        from launcher.bench.measure.usage import of_ours
+
         if count == "switches":
-            total = sum(
-                usage.voluntary + usage.involuntary for usage in self.round.usage if usage.role in ("launcher", "waker")
-            )
+            total = of_ours(self.round.usage, "voluntary", "involuntary")
+            if total is None:
+                pytest.fail(f"the switches of {self.round.waker} are not known: Wakers came and went in this round")
         elif count in self.round.counts:
             total = self.round.counts[count]
         else:
@@ -76,7 +78,7 @@ def _run(
     from launcher.bench.measure.cases import get
     from shared.errors import CannotRunError
 
-    settings = ["pin=free", *(f"{name}={value}" for name, value in parameters.items())]
+    settings = [f"{name}={value}" for name, value in ({"pin": "free"} | parameters).items()]
     try:
         side = parse(get(case), waker, engine, settings)
         return Bench(Rota(get(case), [side], rings, seed, patience_s).round(side, seed))

@@ -72,6 +72,7 @@ def test_a_duel_of_two_wakers(tmp_path: Path) -> None:
     assert done.returncode in DECIDED, done.stderr
     line = json.loads(done.stdout)
     assert line["exit_code"] == done.returncode
+    assert "trying out and one block take about 2 s, more than the 1 s there are" in done.stderr.decode()
     assert (line["base"], line["head"], line["control"]) == ("process/select", "thread/select", "process/select'")
     assert line["quantiles"][0]["pairs"] == 2 * line["plan"]["blocks"]
     stored = receipts.read(path)
@@ -110,6 +111,46 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
     assert json.loads(again.stdout)["plan"]["seed"] == line["plan"]["seed"]
 
 
+def test_a_loss_is_4_also_where_nothing_can_be_written() -> None:
+    args = ("duel", "process/select+drop=1", "process/select", *QUICK, "--patience", "0.2")
+    done = run_launcher(*args, "-o", "/dev/full")
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["outcome"] == "broken"
+    assert b"/dev/full: No space left on device" in done.stderr
+
+
+def test_of_arms_that_cannot_be_tried_out_no_receipts_are_left(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "duel.jsonl"
+    for _ in range(2):  # the same file can be named once more
+        done = run_in(repository, "--against", "HEAD~1", *QUICK, "-o", str(path), tmp=tmp_path)
+        assert done.returncode == 1
+        assert "does not start" in done.stderr.decode()
+        assert not path.exists()
+
+
+def test_a_duel_without_times_has_a_control_too_and_says_nothing_of_quantiles(tmp_path: Path) -> None:
+    args = (
+        "--engine",
+        "python",
+        "--case",
+        "idle",
+        "--set",
+        "seconds=0.02",
+        "--seconds",
+        "3",
+        "--pin",
+        "free",
+        "--json",
+    )
+    done = run_launcher("duel", "process/select", "process/poll", *args, env=environment(XDG_STATE_HOME=str(tmp_path)))
+    assert done.returncode in DECIDED, done.stderr
+    line = json.loads(done.stdout)
+    assert line["sentence"].startswith("no times to speak of; ")
+    assert line["counts"]
+    assert None not in [count["control"] for count in line["counts"]]
+    assert not any("control" in note or "too short" in note for note in line["notes"])
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -124,9 +165,18 @@ def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path:
         (["process/select", "process/epoll", "--set", "nix=1"], 1, "no parameter 'nix'"),
         (["process/select", "process/epoll", "--against", "HEAD"], 1, "one Waker"),
         (["process/select", "process/epoll", "--rings", "4"], 1, "4 rings a round are too few to speak of a p50"),
+        (
+            ["process/select", "process/epoll", "--rings", "30000", "--seconds", "1"],
+            1,
+            "take 56 s with 30000 rings each",
+        ),
         (["process/select", "process/epoll", "--case", "burst", "--rings", "100"], 1, "no whole bursts of 64"),
         (["process/select", "process/epoll", "--delta", "0"], 1, "'0' is not above 0"),
         (["process/select", "fork/select", "--case", "vring"], 77, "fork/select cannot run case vring"),
+        (["process/select", "process/epoll", "-o", "/proc/none/x.jsonl"], 1, "/proc/none/x.jsonl cannot be made: "),
+        (["process/select", "process/epoll", "-o", ""], 1, "argument -o/--output: '' is no file's name"),
+        (["--show", ""], 1, "argument --show: '' is no file's name"),
+        (["c:process_select", "--against", "HEAD"], 1, "compiled out of the code here, whatever the revision"),
         (["--show", "/nonexistent"], 1, "it has no use for engine;"),
     ],
 )
@@ -141,7 +191,7 @@ def test_doctor_aa_that_was_too_short_says_so(tmp_path: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert b"give it more --seconds" in done.stderr.splitlines()[-1]
     (path,) = tmp_path.rglob("doctor-*.jsonl")
-    assert rounds_in(path) == 6
+    assert rounds_in(path) in (0, 6)  # a machine may stand still for so long
 
 
 # ---- Against an earlier revision ----

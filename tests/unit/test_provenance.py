@@ -37,6 +37,8 @@ def test_what_changes_how_python_runs_is_kept_and_nothing_else(monkeypatch: pyte
         ({"a/b/cpu.max": "max 100000"}, None),
         ({"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
         ({"a/b/cpu.max": "50000 100000", "cpu.max": "200000 100000"}, 0.5),
+        ({"a/b/cpu.max": "many", "a/cpu.max": "1 0", "cpu.max": "\u0664\ufffd 7"}, None),
+        ({"a/b/cpu.max": "50000", "a/cpu.max": "1 2 3", "cpu.max": f"{10**400} 1"}, None),
     ],
 )
 def test_the_quota_is_the_least_of_all_groups_above(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,11 +220,29 @@ def test_what_is_no_file_can_be_written_to_as_often_as_one_likes(tmp_path: Path)
         Writer.create(Path("/dev/full"), RUN)
 
 
-@pytest.mark.parametrize("name", ["file/x.jsonl", "file/deeper/x.jsonl", "/proc/x/y.jsonl"])
+@pytest.mark.parametrize("name", ["file/x.jsonl", "file/deeper/y.jsonl", "/proc/x/y.jsonl"])
 def test_a_file_that_cannot_be_made_is_a_sentence_with_the_remedy(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ReceiptsError, match=r"x?/?y?.jsonl cannot be made: .*; name another file with -o, or another"):
-        Writer.create(tmp_path / name, RUN)
+    path = tmp_path / name
+    with pytest.raises(ReceiptsError) as raised:
+        Writer.create(path, RUN)
+    assert re.match(
+        rf"{re.escape(str(path))} cannot be made: .*; name another file with -o, or another", str(raised.value)
+    )
+
+
+def test_a_file_that_nothing_came_into_is_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.jsonl"
+    for _ in range(2):  # and its name can be had again
+        with Writer.open(path):
+            assert path.exists()
+        assert not path.exists()
+    with Writer.open(path) as writer:
+        writer.begin(RUN)
+    assert read(path).run == RUN
+    with Writer.open(Path("/dev/null")):
+        pass
+    assert Path("/dev/null").exists()
 
 
 def test_without_a_home_folder_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,73 @@ def test_where_there_are_no_times_to_speak_of_the_costs_decide(blocks: int, cpu_
     assert judge(rounds, "A", "B").exit_code == EXIT_NOTHING_MEASURED
 
 
+def idle_rounds(blocks: int = 30, **cpu_us: int) -> list[Round]:
+    """Return rounds of arms in a case without times, each of which costs so much."""
+    return [
+        round_at(
+            arm,
+            block,
+            case="idle",
+            latencies_ns=np.empty(0, np.int64),
+            usage=[Usage("launcher", us * 1000 + block, 2, 0, 20 << 20)],
+            counts={"sent": 1, "served": 1, "lost": 0},
+        )
+        for block in range(blocks)
+        for arm, us in cpu_us.items()
+    ]
+
+
+def test_where_the_costs_decide_a_control_that_differs_forbids_a_verdict() -> None:
+    verdict = judge(idle_rounds(A=20, B=40, C=40), "A", "B", "C", is_timed=False)
+    assert verdict.exit_code == EXIT_UNDECIDED
+    assert "two identical arms differ in CPU time: this machine is not fit" in verdict.sentence
+    assert verdict.notes == []
+    (cpu,) = (count for count in verdict.counts if count.name == "CPU time")
+    assert cpu.to_json()["control"] == 20_000
+    verdict = judge(idle_rounds(A=20, B=40, C=20), "A", "B", "C", is_timed=False)
+    assert (verdict.exit_code, verdict.notes) == (EXIT_REGRESSED, [])
+
+
+def test_where_the_costs_decide_what_the_control_differs_by_is_a_floor() -> None:
+    rounds = idle_rounds(A=20, B=24, C=20)
+    unsteady = [
+        replace(r, usage=[replace(r.usage[0], cpu_ns=(50_000 if r.block % 2 else 0) + r.block)]) if r.arm == "C" else r
+        for r in rounds
+    ]
+    outcomes = [
+        {count.name: count.outcome for count in judge(found, "A", "B", "C", is_timed=False).counts}["CPU time"]
+        for found in (rounds, unsteady)
+    ]
+    assert outcomes == ["more", "cannot tell"]
+
+
+def test_where_the_costs_decide_too_few_pairs_are_named() -> None:
+    verdict = judge(idle_rounds(8, A=20, B=20, C=20), "A", "B", "C", is_timed=False)
+    assert (
+        verdict.sentence
+        == "no times to speak of; by what it costs, cannot tell: too few rounds at this level, measure more"
+    )
+    (note,) = verdict.notes
+    assert note == "8 pairs, and it takes 10 or more: give it more --seconds"
+    assert judge(idle_rounds(10, A=20, B=20, C=20), "A", "B", "C", is_timed=False).exit_code == EXIT_FINE
+    early = judge(idle_rounds(10, A=20, B=20, C=20), "A", "B", "C", Settings(fractions=(0.1,)), is_timed=False)
+    assert (early.exit_code, early.notes) == (EXIT_UNDECIDED, [])
+    assert not judge(idle_rounds(8, A=20, B=20), "A", "B", "C", Settings(alpha=5e-324), is_timed=False).is_settled
+
+
+def test_where_the_costs_decide_a_control_that_was_not_measured_is_noted() -> None:
+    assert judge(idle_rounds(A=20, B=20), "A", "B", "C", is_timed=False).notes == [
+        "the control 'C' has no round that can be compared: the verdict stands without it"
+    ]
+
+
+def test_rounds_that_have_no_partner_are_not_called_too_short() -> None:
+    verdict = judge([round_at("A", 1), round_at("B", 1, ended="died: of old age")], "A", "B")
+    assert (verdict.quantiles, verdict.notes) == ([], [])
+    short = judge([round_at("A", 1, n=6), round_at("B", 2)], "A", "B")
+    assert short.notes == ["p90, p99: the rounds are too short to speak of it"]
+
+
 def test_a_control_that_was_not_measured_is_noted() -> None:
     verdict = judge(duel({"A": 0.0, "B": 0.1}), "A", "B", "A'")
     assert verdict.outcome == Outcome.REGRESSED
@@ -290,6 +358,8 @@ def test_a_verdict_is_printed_with_what_was_asked_of_it(capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[1].split()[:6] == ["A", "[red]B", "p50", "20", "+20.0", "%"]
+    assert " confidence " in lines[0]  # and not the level, which is what the JSON calls the rest of it
+    assert f" {100 * (1 - verdict.quantiles[0].level):.4g} % " in lines[1]
     assert "[red]B: more voluntary switches: 2 → 6 per ring" in lines
     assert "[red]B: p99: the rounds are too short to speak of it" in lines
     assert "[red]B against A: regressed: p50 slower: +20.0 %, at least +20.0 %; p90" in out
@@ -305,6 +375,32 @@ def test_a_count_of_few_rounds_cannot_be_told() -> None:
     verdict = judge([round_at("A", 1), round_at("B", 1, counts={"served": 400, "spurious": 9})], "A", "B")
     assert [c.outcome for c in verdict.counts if c.name == "spurious"] == ["cannot tell"]
     json.dumps(verdict.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("CPU time", Usage("waker", None, 1, 1, 1 << 20)),
+        ("memory", Usage("waker", 400, 1, 1, None)),
+        ("voluntary switches", Usage("waker:ended", 400, 0, 0, None)),
+    ],
+)
+def test_what_is_not_known_of_one_process_is_not_compared(name: str, unknown: Usage) -> None:
+    known = [round_at("A", block) for block in range(30)]
+    rounds = [*known, *(replace(r, arm="B", usage=[*r.usage, unknown]) for r in known)]
+    counts = judge(rounds, "A", "B", is_timed=False).counts
+    assert name not in [count.name for count in counts]
+    assert len(counts) >= 4
+
+
+def test_what_wakers_used_that_came_and_went_is_used_as_well() -> None:
+    ended = [Usage("launcher", 400, 0, 0, 1 << 20), Usage("waker:ended", 4_000_000, 0, 0, None)]
+    rounds = [
+        round_at(arm, block, usage=usage) for block in range(30) for arm, usage in (("A", ended[:1]), ("B", ended))
+    ]
+    found = {count.name: (count.outcome, count.base, count.head) for count in judge(rounds, "A", "B").counts}
+    assert found["CPU time"] == ("more", 1, 10_001)
+    assert found["memory"] == ("same", 1 << 20, 1 << 20)
 
 
 @pytest.mark.parametrize("kind", ["heavy", "bimodal", "skewed", "drifting"])

@@ -120,8 +120,10 @@ class Plan:
 def plan_of(stored: Receipts) -> Plan:
     """Return the plan in the head of a duel's receipts; raise `ReceiptsError` for receipts of anything else."""
     fields = fields_of(stored, KIND, _FIELDS, "a duel: launcher bench --show prints it")
-    if fields["blocks"] < 1 or not (0 < fields["delta"] <= 1 and 0 < fields["alpha"] <= 1):
-        raise ReceiptsError(f"{stored.path}: its plan has {fields['blocks']} blocks, or an alpha or delta of nothing")
+    if fields["blocks"] < 1 or not (0 < fields["delta"] < 0.5 and 0 < fields["alpha"] < 0.5):
+        raise ReceiptsError(
+            f"{stored.path}: its plan has {fields['blocks']} blocks, or an alpha or delta that is not between 0 and 0.5"
+        )
     return Plan(**fields)
 
 
@@ -158,20 +160,17 @@ def try_out(rota: Rota, tell: Tell = tell_nobody) -> tuple[list[Round], float]:
     return [], block_ns / 1e9
 
 
-def begin(
-    rota: Rota, asked: Settings, seconds: float, keep: Callable[[Round], object], tell: Tell = tell_nobody
-) -> Plan:
-    """Try the arms out and make the plan; a round that is broken then is given to `keep`, and there is no more to do.
+def begin(rota: Rota, asked: Settings, seconds: float, tell: Tell = tell_nobody) -> tuple[Plan, list[Round]]:
+    """Try the arms out; return the plan, and the round that was broken then, after which there is no more to do.
 
     Raises `DoesNotStart`, or what `run_round` raises.
     """
     began_s = monotonic()
     broken, block_s = try_out(rota, tell)
-    for round_ in broken:
-        keep(round_)
     blocks = 1 if broken else choose_blocks(block_s, SHARE * (seconds - (monotonic() - began_s)))
     base, head, control = (side.name for side in rota.sides)
-    return Plan(base, head, control, rota.case.name, blocks, rota.rings, rota.seed, asked.delta, asked.alpha)
+    plan = Plan(base, head, control, rota.case.name, blocks, rota.rings, rota.seed, asked.delta, asked.alpha)
+    return plan, broken
 
 
 def choose_blocks(block_s: float, seconds: float) -> int:

@@ -14,11 +14,11 @@ from time import monotonic
 from launcher.bench.duels import duel, gate, worktree
 from launcher.bench.duels.duel import KIND, Plan
 from launcher.bench.duels.next_command import MOST_SEED, next_command, replay_command
-from launcher.bench.duels.rota import Rota, choose_rings, expect_rings
+from launcher.bench.duels.rota import Rota, choose_rings, expect_rings, takes_s
 from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.judge import Verdict, second_opinion
 from launcher.bench.judging.verdict import Settings
-from launcher.bench.measure import provenance
+from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.measure.head import run_of
 from launcher.bench.measure.rounds import PATIENCE_S
@@ -60,19 +60,24 @@ class Request:
 def main(request: Request) -> int:
     """Run the duel; return the exit code. The main thread only."""
     began_s = monotonic()
-    case = get(request.case)
-    with terminated_as_interrupted(), ExitStack() as closing:
+    with (
+        gate.annotating_refusals(is_asked=request.is_annotated),
+        terminated_as_interrupted(),
+        ExitStack() as closing,
+    ):
+        case = get(request.case)
         base, head = _choose_sides(request, case, closing)
         return _measure(request, case, base, head, began_s)
 
 
 def show(path: Path, request: Request) -> int:
     """Judge stored receipts of a duel once more, by what it was asked to keep or by what is asked now."""
-    stored = receipts.read(path)
-    for note in stored.notes:
-        say(note)
-    plan = duel.plan_of(stored)
-    duel.expect_of(plan, stored)
+    with gate.annotating_refusals(is_asked=request.is_annotated):
+        stored = receipts.read(path)
+        for note in stored.notes:
+            say(note)
+        plan = duel.plan_of(stored)
+        duel.expect_of(plan, stored)
     plan = replace(
         plan,
         delta=plan.delta if request.delta is None else request.delta,
@@ -112,7 +117,10 @@ def _choose_sides(asked: Request, case: Case, closing: ExitStack) -> tuple[Side,
     if asked.against is not None:
         if len(asked.wakers) > 1 or any(asked.own):
             raise UsageError("--against compares one Waker with itself: name one Waker, and set parameters with --set")
-        head = parse(case, [*asked.wakers, DEFAULT_WAKER][0], asked.engine, asked.settings)
+        name = [*asked.wakers, DEFAULT_WAKER][0]
+        if name.startswith(yardstick.PREFIX):
+            raise UsageError(f"{name} is compiled out of the code here, whatever the revision: name a Waker")
+        head = parse(case, name, asked.engine, asked.settings)
         commit = worktree.resolve(asked.against)
         tree = closing.enter_context(worktree.checked_out(commit))
         base = Side(f"{asked.against} ({commit[:12]})", head.engine, head.waker, head.parameters, tree)
@@ -139,46 +147,19 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
     seed = random.randrange(1, MOST_SEED) if request.seed is None else request.seed
     sides = [base, head, base.again()]
     if request.rings:
-        expect_rings(request.rings, case, sides)
+        expect_rings(request.rings, case, sides, duel.FEWEST_ROUNDS, request.seconds)
     rings = request.rings or choose_rings(case, sides, duel.FEWEST_ROUNDS, request.seconds)
     rota = Rota(case, sides, rings, seed, request.patience_s)
     path = request.output or receipts.default_path(KIND)
-    receipts.expect_new(path)
-    say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
-    revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
-    if request.against is not None and revisions["head_git"].endswith("+changes"):
-        say(f"head is {revisions['head_git']}: what is not committed is measured, too")
-    run = run_of(KIND, seed, **revisions)
-    rounds: list[Round] = []
-    plan: Plan | None = None
-    stopped: Interrupted | receipts.NotWritten | None = None
-    with progress() as tell:
-        try:
-            plan = duel.begin(
-                rota, _asked(request), request.seconds, rounds.append, lambda _, side: tell(f"trying out {side.name}")
-            )
-            with receipts.Writer.create(path, replace(run, host={**run.host, KIND: plan.to_json()})) as writer:
-                for round_ in rounds:
-                    writer.write(round_)
-
-                def keep(round_: Round) -> None:
-                    rounds.append(round_)
-                    writer.write(round_)
-
-                def show_where(block: int, side: Side) -> None:
-                    tell(f"block {block + 1} of at most {blocks}: {side.name}")
-
-                blocks = plan.blocks
-                if not rounds:
-                    duel.fight(rota, plan, keep, began_s + request.seconds, show_where)
-        except KeyboardInterrupt:
-            stopped = Interrupted("interrupted")
-        except receipts.NotWritten as reason:
-            stopped = reason
-        except duel.DoesNotStart:
-            if rounds:
-                say(f"the {len(rounds)} rounds before are in {path}")
-            raise
+    with receipts.Writer.open(path) as writer:  # what cannot be written is said before anything is tried out
+        say(f"case {case.name} on engine {head.engine}: {head.name} against {base.name}, {rota.rings} rings a round")
+        if (least_s := takes_s(rota.rings, case, sides, duel.FEWEST_ROUNDS)) > request.seconds:
+            say(f"trying out and one block take about {least_s:.0f} s, more than the {request.seconds:g} s there are")
+        revisions = {"base_git": provenance.revision(base.tree), "head_git": provenance.revision(head.tree)}
+        if request.against is not None and revisions["head_git"].endswith("+changes"):
+            say(f"head is {revisions['head_git']}: what is not committed is measured, too")
+        run = run_of(KIND, seed, **revisions)
+        plan, rounds, stopped = _record(request, rota, run, writer, began_s)
     if stopped is not None and (plan is None or not rounds):
         say(f"{stopped}: nothing was measured")
         return stopped.exit_code
@@ -190,6 +171,49 @@ def _measure(request: Request, case: Case, base: Side, head: Side, began_s: floa
         say(f"{stopped}: what was measured until then is above")
         return worst(code, stopped.exit_code)
     return code
+
+
+def _record(
+    request: Request, rota: Rota, run: receipts.Run, writer: receipts.Writer, began_s: float
+) -> tuple[Plan | None, list[Round], Interrupted | receipts.NotWritten | None]:
+    """Try the arms out and run the duel, each round written as it comes.
+
+    Returns the plan, if it came to that, the rounds, and what ended it before its end.
+    """
+    rounds: list[Round] = []
+    plan: Plan | None = None
+
+    def keep(round_: Round) -> None:
+        rounds.append(round_)
+        writer.write(round_)
+
+    with progress() as tell:
+        try:
+            plan, broken = duel.begin(
+                rota, _asked(request), request.seconds, lambda _, side: tell(f"trying out {side.name}")
+            )
+            rounds += broken
+            writer.begin(replace(run, host={**run.host, KIND: plan.to_json()}))
+            for round_ in broken:
+                writer.write(round_)
+            if not broken:
+                among = f"of at most {plan.blocks}"
+                duel.fight(
+                    rota,
+                    plan,
+                    keep,
+                    began_s + request.seconds,
+                    lambda block, side: tell(f"block {block + 1} {among}: {side.name}"),
+                )
+        except KeyboardInterrupt:
+            return plan, rounds, Interrupted("interrupted")
+        except receipts.NotWritten as reason:
+            return plan, rounds, reason
+        except duel.DoesNotStart:
+            if rounds:
+                say(f"the {len(rounds)} rounds before are in {writer.path}")
+            raise
+    return plan, rounds, None
 
 
 def _asked(request: Request) -> Settings:

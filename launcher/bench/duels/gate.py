@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.bench.judging.judge import Verdict
 from launcher.bench.judging.verdict import QuantileVerdict, percent
 from launcher.bench.show.verdict_table import asked
 from launcher.words import say
-from shared.errors import EXIT_FINE, EXIT_UNDECIDED
+from shared.errors import EXIT_FINE, EXIT_UNDECIDED, LabError, Unread
 
 
 def is_wanted() -> bool:
@@ -32,6 +34,19 @@ def annotate(verdict: Verdict, replay: str) -> None:
                 file.write(markdown(verdict, replay))
         except OSError as error:  # the verdict, and its exit code, stand without it
             say(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}")
+
+
+@contextmanager
+def annotating_refusals(*, is_asked: bool) -> Iterator[None]:
+    """Annotate what ends without a verdict as well: a step that fails says why where one looks first."""
+    try:
+        yield
+    except (Unread, BrokenPipeError):
+        raise  # there was a verdict
+    except (LabError, OSError) as error:
+        if is_asked or is_wanted():
+            print(f"::error title=launcher duel::{_escape(str(error))}", file=sys.stderr, flush=True)
+        raise
 
 
 def command(verdict: Verdict, replay: str) -> str:

@@ -63,7 +63,8 @@ def _shown(value: int | float | str) -> str:
 def replay_command(command: str, seed: int) -> str:
     """Return the command that rings all alike once more; where it wrote to is taken by then.
 
-    A stranger's seed may be none that the command line takes: then it is the same command, and no replay.
+    A stranger's seed may be none that the command line takes: then it is the same command, and no replay. And what the
+    stranger called may be no duel of ours: that is nobody's next command.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-o", "--output")
@@ -71,5 +72,7 @@ def replay_command(command: str, seed: int) -> str:
     try:
         _, kept = parser.parse_known_args(shlex.split(command))
     except (ValueError, argparse.ArgumentError):  # of a file that somebody else wrote
+        kept = []
+    if kept[:2] != ["launcher", "duel"]:
         kept = ["launcher", "duel"]
     return shlex.join([*kept, *(("--seed", str(seed)) if 0 < seed < MOST_SEED else ())])

@@ -22,7 +22,7 @@ from launcher.bench.judging.verdict import Outcome, Settings
 from launcher.bench.measure.cases import Case
 from launcher.bench.show.rates import Row
 from launcher.bench.stats import statistics
-from launcher.bench.store.receipts import ReceiptsError, Round
+from launcher.bench.store.receipts import ReceiptsError
 from launcher.words import shown
 
 ENOUGH = 10
@@ -57,8 +57,8 @@ def fight(
 
 
 def _fight_one(rota: Rota, head: str, seconds: float) -> dict[str, object]:
-    began_s, rounds = monotonic(), list[Round]()
-    plan = duel.begin(rota, Settings(), seconds, rounds.append)
+    began_s = monotonic()
+    plan, rounds = duel.begin(rota, Settings(), seconds)
     if not rounds:
         duel.fight(rota, plan, rounds.append, began_s + seconds)
     verdict = plan.judge(rounds)

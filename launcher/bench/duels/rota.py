@@ -19,7 +19,7 @@ from launcher.bench.duels.sides import Side
 from launcher.bench.measure.cases import Case
 from launcher.bench.measure.crew import ArmFailed
 from launcher.bench.measure.rounds import PATIENCE_S, Plan, run_round
-from launcher.bench.measure.session import CLOSED_US
+from launcher.bench.measure.session import CLOSED_US, START_US
 from launcher.bench.stats import quantiles
 from launcher.bench.store.records import Round
 from shared.errors import CannotRunError, UsageError
@@ -105,10 +105,9 @@ def choose_rings(case: Case, sides: Sequence[Side], rounds: int = 0, seconds: fl
     gap_s = max(_gap_s(case, side) for side in sides)
     if _FEWEST_RINGS * gap_s < _ROUND_S:
         return max(burst, min(RINGS, int(_ROUND_S / gap_s)) // burst * burst)
-    warmup = max(math.ceil(int(side.parameters.get("warmup", 0)) / burst) for side in sides)
 
     def took_s(bursts: int) -> float:
-        return rounds * (_START_S + (warmup + bursts) * gap_s)
+        return takes_s(burst * bursts, case, sides, rounds)
 
     least, most = (math.ceil(n / burst) for n in (_LEAST_RINGS, _FEWEST_RINGS)) if case.is_timed else (1, 1)
     if took_s(least) > seconds:
@@ -119,17 +118,38 @@ def choose_rings(case: Case, sides: Sequence[Side], rounds: int = 0, seconds: fl
     return burst * next(bursts for bursts in range(most, 0, -1) if bursts == least or took_s(bursts) <= seconds)
 
 
+def takes_s(rings: int, case: Case, sides: Sequence[Side], rounds: int) -> float:
+    """Return how long so many rounds take, about."""
+    return rounds * (_START_S + _rung_s(rings, case, sides))
+
+
+def _rung_s(rings: int, case: Case, sides: Sequence[Side]) -> float:
+    """Return how long a round is rung, which bursts are at once."""
+    burst = max(int(side.parameters.get("burst", 1)) for side in sides)
+    warmup = max(math.ceil(int(side.parameters.get("warmup", 0)) / burst) for side in sides)
+    return (warmup + math.ceil(rings / burst)) * max(_gap_s(case, side) for side in sides)
+
+
 def _gap_s(case: Case, side: Side) -> float:
     if not case.is_timed:
         return float(side.parameters.get("seconds", 1.0))
-    return float(side.parameters.get("idle_us", CLOSED_US)) / 1e6
+    return float(side.parameters.get("idle_us", CLOSED_US if case.is_rung else START_US)) / 1e6
 
 
-def expect_rings(rings: int, case: Case, sides: Sequence[Side]) -> None:
-    """Raise `UsageError` for too few rings to say anything of a round, or rings that are no whole bursts."""
+def expect_rings(rings: int, case: Case, sides: Sequence[Side], rounds: int = 0, seconds: float = math.inf) -> None:
+    """Raise `UsageError` for too few rings to say anything of a round, or rings that are no whole bursts.
+
+    And for so many that not even the fewest rounds fit into the time.
+    """
     if case.is_timed and rings < _LEAST_RINGS:
         raise UsageError(f"{rings} rings a round are too few to speak of a p50: give --rings {_LEAST_RINGS} or more")
     for side in sides:
         burst = int(side.parameters.get("burst", 1))
         if rings % burst:
             raise UsageError(f"{rings} rings a round are no whole bursts of {burst}: give --rings a multiple of that")
+    if rounds * _rung_s(rings, case, sides) > seconds:
+        takes = math.ceil(takes_s(rings, case, sides, rounds))
+        raise UsageError(
+            f"{rounds} rounds, the fewest that say anything, take {takes} s with {rings} rings each, "
+            f"and there are {seconds:g}: give it as many --seconds, or fewer --rings"
+        )

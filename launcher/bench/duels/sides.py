@@ -56,7 +56,7 @@ def parse(case: Case, text: str, engine: str, settings: Sequence[str] = (), own:
     """
     name, of_text = _split(text)
     of_side = [*of_text, *own]
-    values = dict(_set(case, setting) for setting in (f"pin={default_pin(case)}", *settings, *of_side))
+    values = {"pin": default_pin(case), **_values(case, settings), **_values(case, of_side)}
     engine = str(values.pop(ENGINE, engine))
     placement(str(values["pin"]), is_busy=False)  # say now that there are not enough processors
     label = "@".join([name, ",".join(of_side)]) if of_side else name
@@ -77,6 +77,17 @@ def _split(text: str) -> tuple[str, list[str]]:
     while rest and "=" not in rest[0]:
         name = f"{name}@{rest.pop(0)}"
     return name, [setting for part in rest for setting in part.split(",")]
+
+
+def _values(case: Case, settings: Sequence[str]) -> dict[str, Value]:
+    """Return what is set, each parameter once: of two values one would be left unheeded."""
+    values: dict[str, Value] = {}
+    for setting in settings:
+        name, value = _set(case, setting)
+        if name in values:
+            raise UsageError(f"parameter '{name}' is set twice, to {values[name]} and to {value}: leave one out")
+        values[name] = value
+    return values
 
 
 def _set(case: Case, text: str) -> tuple[str, Value]:

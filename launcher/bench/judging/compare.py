@@ -6,6 +6,8 @@ runs had the yardstick in C, every round is taken relative to the yardstick's of
 was slower as a whole that day drops out.
 
 What is compared has the same arm, case, engine, Waker and parameters in both files; the rest is named and left out.
+What Wakers are compared with (C, and the harness alone) is not judged, and a duel's control is the base once more: they
+take no share of alpha, and what one of them lost is said all the same.
 The verdicts and floors are those of a duel (verdict.py), on the rank sum instead of the signed ranks (rank_sum.py).
 Alpha is shared by all that is compared: twenty Wakers must not mean twenty chances of a false alarm.
 """
@@ -13,7 +15,6 @@ Alpha is shared by all that is compared: twenty Wakers must not mean twenty chan
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,15 +22,16 @@ import numpy as np
 
 from launcher.bench.judging import pairs
 from launcher.bench.judging.counts import Change, judge_counts
-from launcher.bench.judging.judge import BROKEN, Verdict, conclude
+from launcher.bench.judging.judge import BROKEN, Verdict, and_more, conclude, what_is_broken
 from launcher.bench.judging.verdict import Evidence, Outcome, Settings, judge_evidence, levels_needed
-from launcher.bench.measure.cases import CASES
+from launcher.bench.measure import yardstick
+from launcher.bench.measure.cases import CASES, DIRECT
 from launcher.bench.stats import rank_sum
 from launcher.bench.stats.signed_rank import Floats
 from launcher.bench.store import hosts
 from launcher.bench.store.receipts import NothingMeasured, Receipts, ReceiptsError, Round
 
-YARDSTICK = "c"  # the engine of the yardstick's rounds
+YARDSTICK = yardstick.ENGINE
 
 WEAKER = (
     "these runs were not made side by side: what the machine did in between counts as if the code had done it "
@@ -39,6 +41,8 @@ WEAKER = (
 _WORST_FIRST = (BROKEN, Outcome.REGRESSED, Outcome.CANNOT_TELL, Outcome.NOT_REGRESSED, Outcome.IMPROVED)
 
 Key = tuple[str, str, str, str, str]
+"""Arm, case, engine, Waker, parameters."""
+Rounds = dict[Key, list[Round]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,16 @@ def compare(base: Receipts, head: Receipts, settings: Settings | None = None, *,
             f"{base.path} and {head.path} are of different machines ({'; '.join(differences)}): "
             "measure both on one, or compare all the same with --force"
         )
-    of_base, of_head = _by_key(base.rounds), _by_key(head.rounds)
-    common = [key for key in of_base if key in of_head and key[2] != YARDSTICK]
+    controls = [(stored, *_base_and_control(stored)) for stored in (base, head)]
+    of_base, of_head = (
+        _by_key(round_ for round_ in stored.rounds if round_.arm != control) for stored, _, control in controls
+    )
+    both = [key for key in of_base if key in of_head and key[2] != YARDSTICK]
+    common = [key for key in both if key[3] != DIRECT] or both
     if not common:
         apart = _parameters_apart(of_base, of_head) or f"{_named(of_base)} against {_named(of_head)}"
         raise NothingMeasured(f"{base.path} and {head.path} have no rounds in common: {apart}")
-    yardsticks = {key: _yardstick(key, of_base, of_head) for key in common}
+    yardsticks = {key: _yardstick(key, of_base, of_head, settings) for key in common}
     notes = [*base.notes, *head.notes, WEAKER]
     notes += [f"different machines, compared because of --force: {difference}" for difference in differences]
     notes += hosts.doubts(base.run.host, head.run.host)
@@ -102,22 +110,27 @@ def compare(base: Receipts, head: Receipts, settings: Settings | None = None, *,
         notes.append(f"no yardstick in both{named}: absolute times are compared, which move with the machine")
     if left_out := [key for key in (*of_base, *of_head) if (key in of_base) != (key in of_head)]:
         notes.append(f"in one file only, left out: {_named(left_out)}")
+    spared = [r for of in (of_base, of_head) for key in of if key not in common and _is_spared(key) for r in of[key]]
+    if broken := what_is_broken(spared):
+        notes.append(f"{broken[0]}{and_more(broken)}: what is no Waker is not judged")
     shared = replace(settings, alpha=settings.alpha / len(common))
     verdicts = []
     for key in common:
-        yardstick = yardsticks[key]
-        both = (None, None) if yardstick is None else (of_base[yardstick], of_head[yardstick])
-        verdicts.append(_compare_one(of_base[key], of_head[key], both, shared))
+        its = yardsticks[key]
+        in_c = (None, None) if its is None else (of_base[its], of_head[its])
+        again = [r for stored, arm, control in controls if arm == key[0] for r in stored.rounds if r.arm == control]
+        verdicts.append(_compare_one(of_base[key], of_head[key], again, in_c, shared))
     return Comparison(verdicts, notes, settings)
 
 
 def _compare_one(
     base: Sequence[Round],
     head: Sequence[Round],
+    again: Sequence[Round],
     yardsticks: tuple[Sequence[Round] | None, Sequence[Round] | None],
     settings: Settings,
 ) -> Verdict:
-    logs = [_logs(rounds, yardstick, settings) for rounds, yardstick in zip((base, head), yardsticks, strict=True)]
+    logs = [_logs(rounds, in_c, settings) for rounds, in_c in zip((base, head), yardsticks, strict=True)]
     judged = [p for p in logs[0] if p in logs[1] and len(logs[0][p]) and len(logs[1][p])]
     is_timed = base[0].case not in CASES or CASES[base[0].case].is_timed
     needed = levels_needed(len(judged), settings)
@@ -126,14 +139,14 @@ def _compare_one(
     notes = []
     if is_timed and not found:
         notes.append("no quantile that the rounds of both can speak for")
-    if not is_timed and any(math.isinf(count.interval.low) for count in counts):
+    if not is_timed and any(count.is_too_short for count in counts):
         fewest = min(count.pairs for count in counts)
         notes.append(f"{fewest} rounds a side are too few at this level: measure more of them (bench --samples)")
     return conclude(
         base=base[0].arm,
         head=head[0].arm,
         control=None,
-        rounds=[*base, *head],
+        rounds=[*base, *head, *again],
         found=judge_evidence(found, {}, settings),
         counts=counts,
         settings=settings,
@@ -166,23 +179,43 @@ def _evidence(base: Floats, head: Floats, levels: Iterable[float]) -> Evidence:
     )
 
 
-def _logs(rounds: Sequence[Round], yardstick: Sequence[Round] | None, settings: Settings) -> dict[float, Floats]:
+def _logs(rounds: Sequence[Round], in_c: Sequence[Round] | None, settings: Settings) -> dict[float, Floats]:
     """Return the logs of each quantile, relative to the yardstick's in the same turn when there is one."""
     logs = pairs.log_quantiles(rounds, settings.quantiles)
-    if yardstick is None:
+    if in_c is None:
         return {p: np.array(list(values.values())) for p, values in logs.items()}
-    return pairs.ratios(pairs.log_quantiles(yardstick, settings.quantiles), logs)
+    return pairs.ratios(pairs.log_quantiles(in_c, settings.quantiles), logs)
 
 
-def _yardstick(key: Key, base: Iterable[Key], head: Iterable[Key]) -> Key | None:
-    """Return the yardstick of an arm: one that did the same with the same parameters, the same one in both files."""
-    of_head = set(head)
-    fitting = [one for one in base if one in of_head and one[2] == YARDSTICK and (one[1], one[4]) == (key[1], key[4])]
-    return min(fitting, default=None)  # the first by name: a bench shuffles its arms
+def _yardstick(key: Key, base: Rounds, head: Rounds, settings: Settings) -> Key | None:
+    """Return the yardstick of an arm: one that did the same with the same parameters, the same one in both files.
+
+    The one of its place, as in a bench's table, else the first by name. One that has no turn with the arm is none.
+    """
+    of_same = (one for one in base if one[2] == YARDSTICK and (one[1], one[4]) == (key[1], key[4]))
+    fitting = {
+        one[3]: one
+        for one in sorted(of_same, reverse=True)  # of two that are one program, the first by name
+        if all(
+            one in of and any(len(logs) for logs in _logs(of[key], of[one], settings).values()) for of in (base, head)
+        )
+    }
+    named = yardstick.base_of(key[3], key[2], tuple(fitting))
+    return fitting[named] if named is not None else min(fitting.values(), default=None)
 
 
-def _by_key(rounds: Iterable[Round]) -> dict[Key, list[Round]]:
-    found: dict[Key, list[Round]] = {}
+def _is_spared(key: Key) -> bool:
+    return key[2] == YARDSTICK or key[3] == DIRECT
+
+
+def _base_and_control(stored: Receipts) -> tuple[object, object]:
+    """Return which arm of a duel is its base, and which is the base once more; nothing of other receipts."""
+    plan = stored.run.host.get("duel") if stored.run.kind == "duel" else None
+    return (plan.get("base"), plan.get("control")) if isinstance(plan, dict) else (None, None)
+
+
+def _by_key(rounds: Iterable[Round]) -> Rounds:
+    found: Rounds = {}
     for round_ in rounds:
         parameters = json.dumps(round_.parameters, sort_keys=True)
         found.setdefault((round_.arm, round_.case, round_.engine, round_.waker, parameters), []).append(round_)

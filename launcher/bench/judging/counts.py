@@ -2,7 +2,8 @@
 
 They are compared for each pair of rounds as head minus base, per ring that was served (or per round, where it is
 memory). A difference counts when it is significant in its family (Holm, at the same alpha) and large enough to care
-for: a twentieth of the base, or one in a hundred rings, whichever is more.
+for: a twentieth of the base, or one in a hundred rings, whichever is more. What base and control differ by is judged
+alike: where they do, that count cannot be told; where they do not, it is no change for the head either.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from launcher.bench.judging import pairs
 from launcher.bench.judging.verdict import Settings
+from launcher.bench.measure.usage import Cost, of_ours
 from launcher.bench.stats import signed_rank, statistics
 from launcher.bench.stats.signed_rank import Interval
 from launcher.bench.store.receipts import Round
@@ -24,7 +26,6 @@ from launcher.bench.store.receipts import Round
 MORE, FEWER, SAME, UNKNOWN = "more", "fewer", "same", "cannot tell"
 
 COUNTED = ("spurious", "late", "coalesced", "breaks", "notifies", "interrupts", "reads_and_writes")
-_OURS = ("launcher", "waker")  # processes, as roles
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 0.01  # of counts; a share of the base alone decides where the unit is ns or bytes
 
@@ -44,6 +45,15 @@ class CountVerdict:
     """Head minus base."""
     interval: Interval
     p_value: float
+    control: float | None = None
+    """Control minus base."""
+    is_unfit: bool = False
+    """Whether two identical arms differ in it."""
+
+    @property
+    def is_too_short(self) -> bool:
+        """Whether there are too few rounds to say anything at this level, whatever they say."""
+        return not math.isfinite(self.interval.low)
 
     @property
     def change(self) -> str:
@@ -52,7 +62,6 @@ class CountVerdict:
 
     def to_json(self) -> dict[str, object]:
         """Return it for JSON; what is not finite is None."""
-        is_known = math.isfinite(self.interval.low)
         return {
             "name": self.name,
             "unit": self.unit,
@@ -61,9 +70,10 @@ class CountVerdict:
             "base": self.base,
             "head": self.head,
             "difference": self.estimate,
-            "low": self.interval.low if is_known else None,
-            "high": self.interval.high if is_known else None,
+            "low": None if self.is_too_short else self.interval.low,
+            "high": None if self.is_too_short else self.interval.high,
             "p_value": self.p_value,
+            "control": self.control,
         }
 
 
@@ -100,39 +110,57 @@ def judge_counts(
     head: Sequence[Round],
     settings: Settings,
     change_of: Callable[[pairs.ByTurn, pairs.ByTurn], Change | None] = paired,
+    control: Sequence[Round] = (),
 ) -> list[CountVerdict]:
-    """Compare every count of which `change_of` has something to say."""
-    found = [
-        (name, unit, change)
-        for name, (unit, measure) in _MEASURES.items()
-        if (change := change_of(pairs.by_turn(base, measure), pairs.by_turn(head, measure))) is not None
-    ]
-    level_of = [settings.level(settings.alpha / divisor) for divisor in range(1, len(found) + 1)]
-    levels = statistics.holm_levels([change.p_value for *_, change in found], level_of)
+    """Compare every count of which `change_of` has something to say; `control` are rounds of the base once more."""
+    of_control = _changes(base, control, settings, change_of)
     verdicts = []
-    for (name, unit, change), level in zip(found, levels, strict=True):
-        interval = change.interval(level)
+    for name, (change, interval) in _changes(base, head, settings, change_of).items():
+        unit, _ = _MEASURES[name]
         floor = max(_RELATIVE_FLOOR * change.base, _ABSOLUTE_FLOOR if unit == "per ring" else 0.0)
+        same = of_control.get(name)
+        is_unfit = same is not None and _outcome(same[0].estimate, same[1], floor, floor) in (MORE, FEWER)
+        least = floor if same is None else max(floor, abs(same[0].estimate))
         verdicts.append(
             CountVerdict(
                 name=name,
                 unit=unit,
-                outcome=_outcome(change.estimate, interval, floor),
+                outcome=UNKNOWN if is_unfit else _outcome(change.estimate, interval, floor, least),
                 pairs=change.pairs,
                 base=change.base,
                 head=change.head,
                 estimate=change.estimate,
                 interval=interval,
                 p_value=change.p_value,
+                control=None if same is None else same[0].estimate,
+                is_unfit=is_unfit,
             )
         )
     return verdicts
 
 
-def _outcome(estimate: float, interval: Interval, floor: float) -> str:
-    if interval.low > 0 and estimate > floor:
+def _changes(
+    base: Sequence[Round],
+    head: Sequence[Round],
+    settings: Settings,
+    change_of: Callable[[pairs.ByTurn, pairs.ByTurn], Change | None],
+) -> dict[str, tuple[Change, Interval]]:
+    """Return how each count differs, and the interval at its level within the family."""
+    found = {
+        name: change
+        for name, (_, measure) in _MEASURES.items()
+        if (change := change_of(pairs.by_turn(base, measure), pairs.by_turn(head, measure))) is not None
+    }
+    level_of = [settings.level(settings.alpha / divisor) for divisor in range(1, len(found) + 1)]
+    levels = statistics.holm_levels([change.p_value for change in found.values()], level_of)
+    return {name: (found[name], found[name].interval(level)) for name, level in zip(found, levels, strict=True)}
+
+
+def _outcome(estimate: float, interval: Interval, floor: float, least: float) -> str:
+    """Return what a change is called: it counts from `least` on, and is none where it is surely within `floor`."""
+    if interval.low > 0 and estimate > least:
         return MORE
-    if interval.high < 0 and estimate < -floor:
+    if interval.high < 0 and estimate < -least:
         return FEWER
     if -floor <= interval.low and interval.high <= floor:
         return SAME
@@ -153,15 +181,12 @@ def _count(name: str, round_: Round) -> float | None:
     return per_ring(round_, round_.counts.get(name))
 
 
-def _used(name: str, round_: Round) -> float | None:
-    """Return what the Launcher and the Waker used; their further threads are in it, and the stimulus is the harness."""
-    ours = [getattr(usage, name) for usage in round_.usage if usage.role in _OURS]
-    return per_ring(round_, sum(ours)) if ours else None
+def _used(cost: Cost, round_: Round) -> float | None:
+    return per_ring(round_, of_ours(round_.usage, cost))
 
 
 def _memory(round_: Round) -> float | None:
-    ours = [usage.pss_bytes for usage in round_.usage if usage.role in _OURS and usage.pss_bytes is not None]
-    return float(sum(ours)) if ours else None
+    return of_ours(round_.usage, "pss_bytes")
 
 
 _MEASURES: dict[str, tuple[str, Callable[[Round], float | None]]] = {

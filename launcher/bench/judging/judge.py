@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from launcher.bench.judging import pairs
 from launcher.bench.judging.counts import FEWER, MORE, UNKNOWN, CountVerdict, judge_counts
 from launcher.bench.judging.verdict import Outcome, QuantileVerdict, Settings, judge_ratios
-from launcher.bench.stats import quantiles
+from launcher.bench.stats import quantiles, signed_rank
 from launcher.bench.stats.bootstrap import bca_interval
-from launcher.bench.stats.signed_rank import Floats, Interval
+from launcher.bench.stats.signed_rank import Interval
 from launcher.bench.store.receipts import OK, Round
 from launcher.bench.store.records import HUNG
 from launcher.words import shown
@@ -108,15 +108,24 @@ def judge(
     logs = {arm: pairs.log_quantiles(found, settings.quantiles) for arm, found in of.items()}
     ratios = {p: found for p, found in pairs.ratios(logs[base], logs[head]).items() if len(found)}
     controls = pairs.ratios(logs[base], logs[control]) if control is not None else None
+    counts = judge_counts(of[base], of[head], settings, control=[] if control is None else of[control])
+    if is_timed:
+        notes = _notes_on_short(logs, [arm for arm in (base, head) if any(r.ended == OK for r in of[arm])], settings)
+        has_control = any(len(found) for found in (controls or {}).values())
+    else:
+        notes = _notes_on_few(counts, settings)
+        has_control = any(count.control is not None for count in counts)
+    if control is not None and not has_control:
+        notes.append(f"the control '{control}' has no round that can be compared: the verdict stands without it")
     return conclude(
         base=base,
         head=head,
         control=control,
         rounds=[r for found in of.values() for r in found],
         found=judge_ratios(ratios, controls, settings),
-        counts=judge_counts(of[base], of[head], settings),
+        counts=counts,
         settings=settings,
-        notes=[*_notes(ratios, settings), *_notes_on_control(control, controls)],
+        notes=notes,
         is_timed=is_timed,
     )
 
@@ -155,10 +164,9 @@ def conclude(
     broken = what_is_broken(rounds)
     outcome, sentence = overall(found, settings) if found or is_timed or not counts else _by_counts(counts)
     if broken:
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         is_of_head = bool(what_is_broken([round_ for round_ in rounds if round_.arm == head]))
         whose = "" if is_of_head else "the base broke, and so far not what is judged; "
-        outcome, sentence = BROKEN, whose + broken[0] + more
+        outcome, sentence = BROKEN, whose + broken[0] + and_more(broken)
     notes = [*notes, *_notes_on_dropped(rounds)]
     return Verdict(base, head, control, outcome, sentence, found, counts, broken, settings, notes)
 
@@ -181,6 +189,11 @@ def what_is_broken(rounds: Sequence[Round]) -> list[str]:
         if round_.ended != OK and not _is_of_the_network(round_):
             found.append(f"{where}: {shown(round_.ended)}")
     return found
+
+
+def and_more(found: Sequence[str]) -> str:
+    """Return how many there are beside the first, which is said."""
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
 
 
 def _is_of_the_network(round_: Round) -> bool:
@@ -216,28 +229,44 @@ def overall(found: list[QuantileVerdict], settings: Settings) -> tuple[str, str]
 
 def _by_counts(counts: list[CountVerdict]) -> tuple[str, str]:
     """Return the outcome where only counts were measured, and why."""
-    more, fewer = ([count for count in counts if count.outcome == word] for word in (MORE, FEWER))
-    unknown = [count for count in counts if count.outcome == UNKNOWN]
-    for found, outcome in ((more, Outcome.REGRESSED), (unknown, Outcome.CANNOT_TELL), (fewer, Outcome.IMPROVED)):
-        if found:
-            names = ", ".join(f"{count.name} ({count.change})" for count in found)
-            return outcome, f"no times to speak of; by what it costs, {found[0].outcome}: {names}"
-    return Outcome.NOT_REGRESSED, "no times to speak of; by what it costs, the same"
+
+    def those(outcome: str) -> str:
+        return ", ".join(f"{count.name} ({count.change})" for count in counts if count.outcome == outcome)
+
+    by = "no times to speak of; by what it costs,"
+    if more := those(MORE):
+        return Outcome.REGRESSED, f"{by} more: {more}"
+    if unfit := ", ".join(count.name for count in counts if count.is_unfit):
+        why = f"two identical arms differ in {unfit}: this machine is not fit to measure it now (launcher doctor)"
+        return Outcome.CANNOT_TELL, f"{by} cannot tell: {why}"
+    if any(count.is_too_short for count in counts):
+        return Outcome.CANNOT_TELL, f"{by} cannot tell: too few rounds at this level, measure more"
+    if unknown := those(UNKNOWN):
+        return Outcome.CANNOT_TELL, f"{by} cannot tell: {unknown}; measure more, or on a quieter machine"
+    if fewer := those(FEWER):
+        return Outcome.IMPROVED, f"{by} fewer: {fewer}"
+    return Outcome.NOT_REGRESSED, f"{by} the same"
 
 
 def _reasons(verdicts: list[QuantileVerdict]) -> str:
     return "; ".join(f"{verdict.name} {verdict.reason}" for verdict in verdicts)
 
 
-def _notes(judged: Collection[float], settings: Settings) -> list[str]:
-    missing = ", ".join(quantiles.name(p) for p in settings.quantiles if p not in judged)
+def _notes_on_short(logs: Mapping[str, Collection[float]], arms: Sequence[str], settings: Settings) -> list[str]:
+    """Say which quantiles the rounds of these arms, which have some, cannot speak for."""
+    missing = ", ".join(quantiles.name(p) for p in settings.quantiles if any(p not in logs[arm] for arm in arms))
     return [f"{missing}: the rounds are too short to speak of it"] if missing else []
 
 
-def _notes_on_control(control: str | None, controls: Mapping[float, Floats] | None) -> list[str]:
-    if controls is None or any(len(found) for found in controls.values()):
+def _notes_on_few(counts: Sequence[CountVerdict], settings: Settings) -> list[str]:
+    """Say how many pairs it takes where they are too few for any verdict; the first look spends next to nothing."""
+    few = [count.pairs for count in counts if count.is_too_short]
+    if not few or settings.alpha / len(counts) < _TINIEST:
         return []
-    return [f"the control '{control}' has no round that can be compared: the verdict stands without it"]
+    wanted = signed_rank.fewest_pairs(settings.alpha / len(counts))
+    if min(few) >= wanted:  # an early look, which may not spend all of alpha
+        return []
+    return [f"{_many(min(few), 'pair')}, and it takes {wanted} or more: give it more --seconds"]
 
 
 def _notes_on_dropped(rounds: Sequence[Round]) -> list[str]:

@@ -128,8 +128,12 @@ def quota() -> float | None:
     """Return how many processors' time this process may use at most, or None where nobody says (cgroup v2: cpu.max)."""
     path = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "")
     folders = [_CGROUPS / path.strip("/"), *(_CGROUPS / path.strip("/")).parents]
-    said = [_word(folder / "cpu.max").split() for folder in folders if folder.is_relative_to(_CGROUPS)]
-    return min((int(most) / int(period) for most, period in filter(None, said) if most != "max"), default=None)
+    limits = []
+    for folder in folders:
+        with suppress(ValueError, ArithmeticError):  # of `max`, of nothing, or of what no kernel of today says
+            most, period = map(int, _word(folder / "cpu.max").split() if folder.is_relative_to(_CGROUPS) else ())
+            limits.append(most / period)
+    return min(limits, default=None)
 
 
 def is_one_core(cpus: Collection[int]) -> bool:

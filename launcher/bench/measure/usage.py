@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 
@@ -23,6 +23,24 @@ _CPUCLOCK_SCHED = 2  # a process' CPU clock by its pid: include/linux/posix-time
 LAUNCHER, WAKER, STIMULUS, THREAD = "launcher", "waker", "stimulus", "thread"
 ENDED = "waker:ended"
 """All Wakers' processes that came and went within a round."""
+
+Cost = Literal["cpu_ns", "voluntary", "involuntary", "pss_bytes"]
+
+
+def of_ours(usages: Iterable[Usage], *costs: Cost) -> int | None:
+    """Return what Launcher and Wakers cost together; None where that is not known of each of them.
+
+    Their further threads are part of them, and the stimulus is the harness. Of a Waker that is gone the CPU time is
+    known; memory it has none, and how often it was switched nobody could ask any more.
+    """
+    found: list[int | None] = []
+    for usage in usages:
+        if usage.role in (LAUNCHER, WAKER):
+            found += [getattr(usage, cost) for cost in costs]
+        elif usage.role == ENDED:
+            found += [usage.cpu_ns if cost == "cpu_ns" else None for cost in costs if cost != "pss_bytes"]
+    known = [cost for cost in found if cost is not None]
+    return sum(known) if known and len(known) == len(found) else None
 
 
 class _Seen(NamedTuple):

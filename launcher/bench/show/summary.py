@@ -5,19 +5,20 @@ From rounds alone, so that what is printed today can be printed from the file in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from launcher.bench.judging.judge import what_is_broken
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import DIRECT, Case, get
 from launcher.bench.measure.hops import in_order
-from launcher.bench.measure.usage import ENDED, LAUNCHER, WAKER
+from launcher.bench.measure.usage import Cost, of_ours
 from launcher.bench.stats import quantiles
-from launcher.bench.store.records import OK, SPAN, WRONG, Round, Usage
+from launcher.bench.store.records import OK, SPAN, Round
 
 # The least to the most that a Waker can do to its Launcher when it goes wrong.
 _ISOLATION = {"process": 2, "fork": 1, "thread": 0, "inline": 0}
@@ -46,6 +47,8 @@ class Summary:
     """Block, seed and sequence number of each ring whose wake-up was lost."""
     ended: list[str]
     """How rounds ended that did not end well."""
+    broken: list[str]
+    """What a duel would end for: what was lost, was wrong, hung or died, a sentence each."""
     hops_ns: dict[str, tuple[float, int]] = field(default_factory=dict)
     """The median of each hop, and how many rings went that way."""
     ns_per_stamp: float | None = None
@@ -54,8 +57,8 @@ class Summary:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it lost a wake-up, or what came back was wrong."""
-        return bool(self.lost) or any(why.startswith(WRONG) for why in self.ended)
+        """Whether a wake-up was lost, or a round was wrong, hung or died, as a duel sees it."""
+        return bool(self.broken)
 
     @property
     def p50_ns(self) -> float:
@@ -70,7 +73,7 @@ class Summary:
     @property
     def is_sound(self) -> bool:
         """Whether it is a Waker that was measured, and in which nothing went wrong."""
-        return self.is_waker and self.n > 0 and not self.lost and not self.ended
+        return self.is_waker and self.n > 0 and not self.is_broken and not self.ended
 
     def is_comparable_with(self, other: Summary) -> bool:
         """Whether the two ran under the same conditions: what differs is the Waker."""
@@ -133,12 +136,13 @@ def _summarise(rounds: Sequence[Round], arms: Sequence[Sequence[Round]]) -> Summ
         max_ns=int(times.max()) if len(times) else None,
         ratio=None if base is None else _ratio(rounds, base),
         base=None if base is None else base[0].waker,
-        cpu_ns=_per_wake(rounds, wakes, lambda usage: usage.cpu_ns),
-        switches=_per_wake(rounds, wakes, lambda usage: usage.voluntary + usage.involuntary),
+        cpu_ns=_per_wake(rounds, wakes, "cpu_ns"),
+        switches=_per_wake(rounds, wakes, "voluntary", "involuntary"),
         pss_bytes=_pss(rounds),
         counts=counts,
         lost=[lost for round_ in rounds for lost in _lost(round_)],
         ended=[round_.ended for round_ in rounds if round_.ended != OK],
+        broken=what_is_broken(rounds),
         hops_ns=_hops(rounds),
         ns_per_stamp=next((r.trace_ns_per_stamp for r in rounds if r.trace_ns_per_stamp is not None), None),
         rings_per_wake=served / wakes if wakes else None,
@@ -165,21 +169,16 @@ def _ratio(rounds: Sequence[Round], base: Sequence[Round]) -> float | None:
     return median(ratios) if ratios else None
 
 
-def _per_wake(rounds: Sequence[Round], wakes: int, cost: Callable[[Usage], int | None]) -> float | None:
-    """Return a cost of Launcher and Waker per wake; threads are part of their processes."""
-    usages = [usage for round_ in rounds for usage in round_.usage if usage.role in (LAUNCHER, WAKER, ENDED)]
-    costs = [cost(usage) for usage in usages]
-    return sum(filter(None, costs)) / wakes if usages and wakes > 0 and None not in costs else None
+def _per_wake(rounds: Sequence[Round], wakes: int, *costs: Cost) -> float | None:
+    """Return a cost of Launcher and Waker per wake."""
+    total = of_ours([usage for round_ in rounds for usage in round_.usage], *costs)
+    return total / wakes if total is not None and wakes > 0 else None
 
 
 def _pss(rounds: Sequence[Round]) -> float | None:
     """Return the memory of Launcher and Waker processes, the median of the rounds in which all of it is known."""
-    sums = []
-    for round_ in rounds:
-        sizes = [usage.pss_bytes for usage in round_.usage if usage.role in (LAUNCHER, WAKER)]
-        if sizes and all(size is not None for size in sizes):
-            sums.append(sum(size for size in sizes if size is not None))
-    return median(sums) if sums else None
+    known = [total for round_ in rounds if (total := of_ours(round_.usage, "pss_bytes")) is not None]
+    return median(known) if known else None
 
 
 def _lost(round_: Round) -> list[tuple[int, int, int]]:

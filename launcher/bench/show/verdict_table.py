@@ -18,10 +18,12 @@ _STYLES = {
 }
 _SHOWN_BROKEN = 10
 _TINY = 0.00005
-"""Of an interval's level: the first look spends next to nothing."""
-_HEADINGS = ("base", "head", "quantile", "n", "change", "interval", "level", "control", "floor", "findable", "verdict")
+"""Of an interval's level, which is one less the confidence: the first look spends next to nothing."""
+_HEADINGS = (
+    "base", "head", "quantile", "n", "change", "interval", "confidence", "control", "floor", "findable", "verdict",
+)  # fmt: skip
 _TEXTS = ("base", "head", "quantile", "verdict")
-_SPARE = ("level", "floor", "n", "control", "base", "findable")
+_SPARE = ("confidence", "floor", "n", "control", "base", "findable")
 """What a narrow terminal does without, the first first; the sentence below says which base it was."""
 
 

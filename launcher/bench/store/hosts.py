@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DECISIVE = ("architecture", "cpu", "cpus", "virtualisation", "nested")
-DOUBTFUL = ("machine", "kernel", "governor", "python", "gil", "environment", "placement", "versions")
+DOUBTFUL = ("machine", "kernel", "governor", "quota", "python", "gil", "environment", "placement", "versions")
 
 _MAX_STEAL_PERCENT = 2.0
 _MAX_LOAD_APART = 1.0

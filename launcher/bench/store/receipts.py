@@ -20,6 +20,7 @@ import json
 import math
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,7 +94,18 @@ class Writer:
 
     @classmethod
     def create(cls, path: Path, run: Run) -> Writer:
-        """Begin a new file with its run, and make the folders above it.
+        """Open a new file and begin it with its run; raise what `open` raises, or `NotWritten`."""
+        writer = cls.open(path)
+        try:
+            writer.begin(run)
+        except NotWritten:
+            writer.close()
+            raise
+        return writer
+
+    @classmethod
+    def open(cls, path: Path) -> Writer:
+        """Make a new file, and the folders above it; what it begins with may be known later.
 
         Raises `UsageError` when it is there already, `ReceiptsError` when it cannot be made.
         """
@@ -101,18 +113,12 @@ class Writer:
         flags = 0 if path.exists() else os.O_CREAT | os.O_EXCL
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            writer = cls(path, _open_for_one(path, flags))
+            return cls(path, _open_for_one(path, flags))
         except OSError as error:
             raise ReceiptsError(
                 f"{path} cannot be made: {error.filename}: {error.strerror}; name another file with -o, or another "
                 "folder with XDG_STATE_HOME"
             ) from error
-        try:
-            writer._append("run", run_to_json(run))
-        except NotWritten:
-            writer.close()
-            raise
-        return writer
 
     @classmethod
     def resume(cls, path: Path) -> tuple[Writer, Receipts]:
@@ -134,12 +140,20 @@ class Writer:
             raise
         return cls(path, fd), receipts
 
+    def begin(self, run: Run) -> None:
+        """Write the head; it comes before any round."""
+        self._append("run", run_to_json(run))
+
     def write(self, round_: Round) -> None:
         """Append one round; it is in the file when this returns."""
         self._append("round", round_to_json(round_))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and take it away when nothing came into it."""
+        about = os.fstat(self._fd)
+        if stat.S_ISREG(about.st_mode) and about.st_size == 0:
+            with suppress(OSError):
+                self.path.unlink()
         os.close(self._fd)
 
     def __enter__(self) -> Writer:
