@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -64,23 +64,49 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, folder: Path) -> None:
-    args, code = COMMANDS[name]
+def run_into(folder: Path, name: str, **streams: int) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose streams, where they are not given, are read."""
+    return subprocess.run(
+        [*LAUNCHER, *COMMANDS[name][0]],
+        env=environment(GITHUB_ACTIONS="true" if name == "duel" else ""),
+        cwd=folder,
+        timeout=PATIENCE_S,
+        check=False,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """Give a pipe that nobody reads."""
     ours, theirs = os.pipe()
     os.close(ours)
-    try:
-        done = subprocess.run(
-            [*LAUNCHER, *args],
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            env=environment(GITHUB_ACTIONS="true" if name == "duel" else ""),
-            cwd=folder,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    finally:
-        os.close(theirs)
+    yield theirs
+    os.close(theirs)
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """Give a disk that is full."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("away", ["nobody", "full"])
+def test_where_standard_error_goes_nowhere_the_table_and_the_code_are_the_same(
+    name: str, away: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    done = run_into(folder, name, stderr=request.getfixturevalue(away))
+    assert done.returncode == COMMANDS[name][1]
+    assert done.stdout.splitlines()[-1].startswith(b"next: " if name != "check" else b"")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, folder: Path, nobody: int) -> None:
+    code = COMMANDS[name][1]
+    done = run_into(folder, name, stdout=nobody)
     assert done.returncode == (code or 1)
     *said, last = done.stderr.splitlines(keepends=True)
     assert only_sentence(last) == "standard output was closed before all was written"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from launcher.words import shown
+from launcher.words import shown, write_aside
 
 
 @contextmanager
@@ -22,9 +22,9 @@ def progress() -> Iterator[Callable[[str], object]]:
         yield lambda _text: None
         return
     try:
-        yield lambda text: print(f"\r\033[K{shown(text)} ", end="", file=sys.stderr, flush=True)
+        yield lambda text: write_aside(f"\r\033[K{shown(text)} ")
     finally:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        write_aside("\r\033[K")
 
 
 @contextmanager
