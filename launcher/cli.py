@@ -59,10 +59,9 @@ def main(argv: Sequence[str] | None = None, make: Callable[[], Parser] | None = 
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        unread = Unread()
-        return _say(str(unread), unread.exit_code)
     except OSError as error:
+        if _drop_unwritten_output() or isinstance(error, BrokenPipeError):
+            return _say(str(Unread(why=error)), EXIT_ERROR)
         return _say(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_ERROR)
     return code
 
@@ -80,12 +79,17 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _drop_unwritten_output() -> None:
-    """Drop what cannot be written, and nothing else: Python would complain of it when it flushes at exit."""
+def _drop_unwritten_output() -> bool:
+    """Drop what cannot be written, and nothing else: Python would complain of it when it flushes at exit.
+
+    Return whether there was any.
+    """
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
 
 
 def _fill_standard_files() -> None:

@@ -48,12 +48,12 @@ def console() -> Console:
 
 @contextmanager
 def printed(code: int) -> Iterator[None]:
-    """Print what was found, which has this exit code; raise `Unread`, which keeps it, when whoever reads has gone."""
+    """Print what was found, which has this exit code; raise `Unread`, which keeps it, where that cannot be written."""
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise Unread(code) from None
+    except OSError as error:
+        raise Unread(code, error) from None
 
 
 def print_columns(

@@ -101,6 +101,8 @@ def test_where_standard_error_goes_nowhere_the_table_and_the_code_are_the_same(
     done = run_into(folder, name, stderr=request.getfixturevalue(away))
     assert done.returncode == COMMANDS[name][1]
     assert done.stdout.splitlines()[-1].startswith(b"next: " if name != "check" else b"")
+    both = run_into(folder, name, stdout=request.getfixturevalue(away), stderr=request.getfixturevalue(away))
+    assert both.returncode == (COMMANDS[name][1] or 1)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -114,6 +116,22 @@ def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, fol
         assert b"LOST: process/epoll_oneshot: ring 3 woke nobody" in said[0]
     if name == "duel":
         assert said[0].startswith(b"::error title=launcher duel%3A regressed::")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_disk_changes_nothing_of_what_was_found(name: str, folder: Path, full: int) -> None:
+    done = run_into(folder, name, stdout=full)
+    assert done.returncode == (COMMANDS[name][1] or 1)
+    assert done.stderr.splitlines()[-1].decode() == (
+        "launcher: standard output: No space left on device: not all was written; make room, or write elsewhere"
+    )
+
+
+def test_a_list_that_finds_no_room_says_where(full: int) -> None:
+    args, env = [*LAUNCHER, "list", "wakers"], environment()
+    done = subprocess.run(args, stdout=full, stderr=subprocess.PIPE, env=env, check=False)
+    assert done.returncode == 1
+    assert only_sentence(done.stderr).startswith("standard output: No space left on device: ")
 
 
 @pytest.mark.parametrize("show", [report._print_table, report._print_json])
