@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.words import shown
-from shared.errors import Unread
+from shared.errors import Interrupted, Unread, worst
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,12 +48,19 @@ def console() -> Console:
 
 @contextmanager
 def printed(code: int) -> Iterator[None]:
-    """Print what was found, which has this exit code; raise `Unread`, which keeps it, where that cannot be written."""
+    """Print what was found, which has this exit code.
+
+    Raises `Unread`, which keeps it, where that cannot be written; a ^C meanwhile hides nothing that is worse.
+    """
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
         raise Unread(code, error) from None
+    except KeyboardInterrupt:
+        stopped = Interrupted("interrupted")
+        stopped.exit_code = worst(code, stopped.exit_code)
+        raise stopped from None
 
 
 def print_columns(
