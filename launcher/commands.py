@@ -13,10 +13,10 @@ from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
-from launcher.words import called, say
+from launcher.words import say
 from shared import breaker as breakers
 from shared.breaker import INLINE
-from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
+from shared.errors import EXIT_FINE, GuestDied, UsageError
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 
@@ -163,12 +163,8 @@ def doctor(args: argparse.Namespace) -> int:
     if not args.aa and asked != fitness_command.Request(is_json=args.json):
         raise UsageError("--seconds, --case, --waker and --engine are for --aa: without it nothing is measured")
     with terminated_as_interrupted():
-        code = doctor.main(is_json=args.json)
-    if not args.aa and not args.json and code == EXIT_FINE:
-        print(f"next: {called('launcher bench')}")
-    if not args.aa or code == EXIT_CANNOT_RUN_HERE:
-        return code
-    return fitness_command.main(asked) or code
+        code = doctor.main(is_json=args.json, is_first=args.aa)
+    return fitness_command.main(asked) if args.aa and code == EXIT_FINE else code
 
 
 def _settings(args: argparse.Namespace) -> list[str]:

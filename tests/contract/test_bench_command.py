@@ -308,7 +308,8 @@ def test_cases_are_listed_with_what_they_measure_and_what_can_be_set() -> None:
 
 def test_the_doctor_gives_a_remedy_for_all_that_it_minds() -> None:
     done = run_launcher("doctor", "--json")
-    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    *findings, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert last == {"kind": "doctor", "exit_code": 0, "next": "launcher bench"}
     assert done.returncode == 0
     assert {finding["kind"] for finding in findings} == {"finding"}
     assert {"engine python", "io_uring", "open files", "processors", "steal", "jitter", "timer"} <= {

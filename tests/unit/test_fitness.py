@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,8 +142,21 @@ def test_each_end_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_aa(rounds, monkeypatch, was_interrupted=was_interrupted)[0] == code
-    assert ("sequence number 5" in capsys.readouterr().err) == (code == 4)
+    assert run_aa(rounds, monkeypatch, "--engine", "python", was_interrupted=was_interrupted)[0] == code
+    out, err = capsys.readouterr()
+    assert ("sequence number 5" in err) == (code == 4)
+    assert ("give it more --seconds" in err) == (code == 5)
+    then = out.splitlines()[-1].removeprefix("next: launcher ")
+    cli.make_parser().parse_args(shlex.split(then))
+    assert code != 4 or then == "check --waker process/select --engine python"
+    assert code != 5 or then == "doctor --aa --engine python --seconds 150"
+    assert run_aa(rounds, monkeypatch, "--engine", "python", "--json", was_interrupted=was_interrupted)[0] == code
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["kind"], last["exit_code"], last["next"]) == ("aa", code, f"launcher {then}")
+    assert ("is_fit" in last) == (code in (0, 3) or rounds is QUIET)
+    with suppress(OSError), open("/dev/full", "w") as full:  # which is flushed when it is closed
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run_aa(rounds, monkeypatch, "--engine", "python", was_interrupted=was_interrupted)[0] == (code or 1)
 
 
 def test_a_disk_that_is_full_throws_nothing_away(
