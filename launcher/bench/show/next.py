@@ -52,10 +52,11 @@ def after_compare(outcome: str, head: Round, gits: tuple[object, object], receip
 
 def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
     """Return the duel of the best with the next one under its conditions; else with itself under others."""
-    others = [one for one in wakers if one.is_sound and one is not best]
-    rival = next((one for one in others if one.is_comparable_with(best)), None)
+    others = [one for one in wakers if one.is_sound]
+    rival = next((one for one in others if one.is_comparable_with(best) and one.waker != best.waker), None)
     if rival is None:
-        rival = next((one for one in others if one.waker == best.waker and one.engine == best.engine), None)
+        same = [one for one in others if (one.waker, one.engine) == (best.waker, best.engine)]
+        rival = next((one for one in same if one.parameters != best.parameters), None)
     if rival is None or rival.parameters.keys() != best.parameters.keys():
         return None
     ours, theirs = best.parameters, rival.parameters
@@ -69,7 +70,7 @@ def _duel(case: Case, best: Summary, wakers: Sequence[Summary]) -> str | None:
 
 
 def _set(case: Case, parameters: Mapping[str, Value]) -> list[str]:
-    """Return the options that set what is not as it comes."""
-    defaults = case.defaults()
+    """Return the options of a duel that set what is not as it comes there."""
+    defaults = {**case.defaults(), "pin": case.pin_of_duels()}
     apart = [setting(name, value) for name, value in parameters.items() if value != defaults.get(name)]
     return [word for setting in apart for word in ("--set", setting)]
