@@ -114,6 +114,8 @@ def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, fol
     assert only_sentence(last) == "standard output was closed before all was written"
     if name == "lost":
         assert b"LOST: process/epoll_oneshot: ring 3 woke nobody" in said[0]
+    if name == "wrong":
+        assert said[0].startswith(b"launcher: process/epoll_oneshot is wrong: echo: byte 7 did not")
     if name == "duel":
         assert said[0].startswith(b"::error title=launcher duel%3A regressed::")
 

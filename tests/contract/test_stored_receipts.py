@@ -80,6 +80,25 @@ def test_of_many_arms_the_worst_is_named_and_the_alpha_is_the_one_that_was_asked
     assert "next: " + line["next"] == then
 
 
+@pytest.mark.parametrize(
+    ("waker", "is_of_head", "then"),
+    [
+        ("process/select", True, "check --waker process/select --engine python"),
+        ("process/select", False, "bench --show {base}"),
+        ("spin/direct", True, "doctor"),
+    ],
+)
+def test_what_is_broken_is_looked_at_where_it_broke(
+    waker: str, *, is_of_head: bool, then: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = [replace(round_, waker=waker) for round_ in duel({"A": 0.0}, blocks=30)]
+    lost = [*fine[:-1], replace(fine[-1], lost_seqs=[3], counts={**fine[-1].counts, "lost": 1})]
+    base = stored(tmp_path / "base.jsonl", fine if is_of_head else lost)
+    head = stored(tmp_path / "head.jsonl", lost if is_of_head else fine)
+    assert main(["compare", base, head]) == 4
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: launcher {then.format(base=base)}"
+
+
 @pytest.mark.parametrize("git", ["0123abc+changes", "--help", "0123456789ab"])
 def test_without_another_revision_there_is_no_duel_against_it(
     base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], git: str

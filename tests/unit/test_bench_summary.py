@@ -248,6 +248,24 @@ def test_where_nothing_was_measured_the_doctor_is_asked_and_where_all_was_lost_t
     assert after_bench(get("wake"), lost) == "launcher check --waker thread/poll --engine python"
 
 
+def test_what_is_wrong_is_looked_at_as_what_is_lost_is() -> None:
+    wrong = replace(a_round("thread/poll", [1.0] * 9), ended="wrong: byte 7 did not come back as it was")
+    summaries = summarise([wrong, a_round("inline/uring", [2.0] * 9)])
+    assert after_bench(get("echo"), summaries) == "launcher check --waker thread/poll --engine python"
+    assert lost_remarks(summaries, 7) == ["thread/poll is wrong: byte 7 did not come back as it was"]
+
+
+@pytest.mark.parametrize("name", ["spin/direct", "c:direct"])
+def test_what_wakers_are_compared_with_has_no_rules_to_be_checked(name: str) -> None:
+    summaries = summarise([a_round(name, [1.0] * 9, lost=(3,)), a_round("inline/uring", [2.0] * 9)])
+    assert after_bench(get("wake"), summaries) == "launcher doctor"
+
+
+def test_where_no_waker_was_measured_the_case_still_is_to_be() -> None:
+    summaries = summarise([a_round("c:direct", [1.0] * 9), a_round("spin/direct", [1.0] * 9)])
+    assert after_bench(get("echo"), summaries) == "launcher bench --case echo"
+
+
 @pytest.mark.parametrize("difference", [{"engine": "kvm"}, {"parameters": {"of": "a stranger"}}])
 def test_what_no_duel_can_compare_is_not_suggested(difference: dict[str, Any]) -> None:
     one = a_round("thread/poll", [1.0] * 9)

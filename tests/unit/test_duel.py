@@ -249,7 +249,8 @@ def arms(rounds: list[Round], **of_b: Any) -> list[Round]:
             arms(rounds_of(0.02, spread=0.3)),
             "doctor --aa --case wake --waker process/select@idle_us=1000 --engine python",
         ),
-        ([], "bench --case wake"),
+        ([], "duel A B --seed 7"),
+        (arms(rounds_of(0.0))[:1], "duel A B --seed 7"),
     ],
 )
 def test_the_next_command_has_the_conditions_of_the_duel(

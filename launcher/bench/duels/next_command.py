@@ -20,9 +20,9 @@ MOST_SEED = 1 << 31
 
 def next_command(verdict: Verdict, plan: Plan, rounds: Sequence[Round], replay: str, path: Path) -> str:
     """Return the command that says more than this one did, under the same conditions."""
-    if verdict.outcome == BROKEN:
-        return replay
     arms = [arm for name in (plan.base, plan.head) if (arm := next((r for r in rounds if r.arm == name), None))]
+    if verdict.outcome == BROKEN or len(arms) < 2:
+        return replay
     bench = ["launcher", "bench", "--case", plan.case, *_both(get(plan.case), arms)]
     if verdict.outcome == NOTHING_MEASURED:
         return shlex.join(bench)

@@ -10,6 +10,7 @@ from launcher.bench.measure.hops import DUE
 from launcher.bench.measure.rounds import STOP
 from launcher.bench.show.summary import Summary, front
 from launcher.bench.stats import quantiles
+from launcher.bench.store.records import WRONG
 from launcher.tables import Column, console, print_columns
 
 _SPARE = ("p99.9", "late", "max", "n", "PSS", "rings/s", "reads/s", "switches")
@@ -81,9 +82,10 @@ def remarks(case: Case, summaries: Sequence[Summary]) -> list[str]:
 
 
 def lost_remarks(summaries: Sequence[Summary], run_seed: int | None) -> list[str]:
-    """Return a sentence for each arm that lost a wake-up, with what it takes to replay it where that is known."""
+    """Return a sentence for each arm that is broken, with what it takes to replay what it lost where that is known."""
     said = []
     for summary in summaries:
+        said += [f"{summary.arm} is {why}" for why in dict.fromkeys(summary.ended) if why.startswith(WRONG)]
         if summary.lost:
             block, seed, number = summary.lost[0]
             more = f" and {len(summary.lost) - 1} more" if len(summary.lost) > 1 else ""
