@@ -205,6 +205,8 @@ def is_running(pid: int) -> bool:
         (("--waker=process/selct",), "waker 'process/selct' is not known; there are "),
         (("--waker=process/select+drop=0",), "fault 'drop=0' is not "),
         (("--waker=process/select+delay=soon",), "fault 'delay=soon' is not "),
+        (("--waker=process/*+foo",), "breaker 'foo' of waker 'process/"),
+        (("--waker=*/poll+drop=0",), "fault 'drop=0' is not "),
         (("--waker=c:*", "--case=echo"), "'c:*' is nothing that case echo has; "),
         (("--engine=warp",), "engine 'warp' is not known; there are "),
         (("--set=idle_us",), "setting 'idle_us' is not NAME=VALUE; case wake has "),
