@@ -262,6 +262,9 @@ def _add_doctor(sub: argparse._SubParsersAction[Parser]) -> None:
     doctor.add_argument("--waker", metavar="NAME", help="of which Waker the arms of --aa are (default: process/select)")
     doctor.add_argument("--engine", help="what runs the Guest of --aa (default: auto)")
     doctor.add_argument("--seconds", type=options.seconds, metavar="S", help="how long --aa may take (default: 75)")
+    doctor.add_argument(
+        "-o", "--output", metavar="FILE", help="write the receipts of --aa there (default: under XDG_STATE_HOME)"
+    )
     doctor.add_argument("--json", action="store_true", help="as JSON Lines")
     doctor.set_defaults(command=commands.doctor)
 

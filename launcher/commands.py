@@ -159,9 +159,10 @@ def doctor(args: argparse.Namespace) -> int:
     from launcher.bench.duels import fitness_command
     from launcher.bench.show.terminal import terminated_as_interrupted
 
-    asked = fitness_command.Request(args.case, args.waker, args.engine, args.seconds, is_json=args.json)
+    output = None if args.output is None else Path(args.output)
+    asked = fitness_command.Request(args.case, args.waker, args.engine, args.seconds, output, is_json=args.json)
     if not args.aa and asked != fitness_command.Request(is_json=args.json):
-        raise UsageError("--seconds, --case, --waker and --engine are for --aa: without it nothing is measured")
+        raise UsageError("--seconds, --case, --waker, --engine and -o are for --aa: without it nothing is measured")
     with terminated_as_interrupted():
         code = doctor.main(is_json=args.json, is_first=args.aa)
     return fitness_command.main(asked) if args.aa and code == EXIT_FINE else code

@@ -78,6 +78,7 @@ def test_of_many_arms_the_worst_is_named_and_the_alpha_is_the_one_that_was_asked
     line = json.loads(capsys.readouterr().out)
     assert (line["kind"], line["worst"], line["alpha"]) == ("compare", "B", 0.01)
     assert "next: " + line["next"] == then
+    assert line["receipts"] == [base, head]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def run_aa(
     """Run `doctor --aa` on rounds that are there already; return the exit code and the arms that it would have run."""
     asked: list[Rota] = []
 
-    def record(rota: Rota, _seconds: float) -> tuple[list[Round], Interrupted | None]:
+    def record(rota: Rota, _seconds: float, _path: Path) -> tuple[list[Round], Interrupted | None]:
         asked.append(rota)
         return rounds, Interrupted("interrupted") if was_interrupted else None
 
@@ -171,7 +171,8 @@ def test_a_disk_that_is_full_throws_nothing_away(
 
     monkeypatch.setattr(Writer, "write", write)
     monkeypatch.setattr(Rota, "block", lambda *_: made)
-    assert cli.main(["doctor", "--aa", "--engine", "python"]) == 1
+    assert cli.main(["doctor", "--aa", "--engine", "python", "-o", str(tmp_path / "aa.jsonl")]) == 1
+    assert (tmp_path / "aa.jsonl").exists()
     err = capsys.readouterr().err
     assert "1 rounds were measured" in err
     assert "nothing can be said" in err
@@ -182,11 +183,12 @@ def test_what_is_asked_for_is_measured_and_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(worktree, "resolve", lambda _: "0" * 40)
-    args = ("--case", "echo", "--waker", "thread/select", "--engine", "python", "--json")
+    args = ("--case", "echo", "--waker", "thread/select", "--engine", "python", "-o", "aa.jsonl", "--json")
     code, rota = run_aa(QUIET, monkeypatch, *args)
     assert (code, rota.case.name) == (0, "echo")
     assert {(side.waker, side.engine) for side in rota.sides} == {("thread/select", "python")}
     line = json.loads(capsys.readouterr().out)
+    assert line["receipts"] == "aa.jsonl"
     then = "launcher duel thread/select --against HEAD --case echo --engine python --seconds"
     assert line["next"].rpartition(" ")[0] == then
     assert (line["low"], line["high"] > 0.8) == (0, True)
@@ -219,6 +221,9 @@ def test_in_an_installed_package_the_next_command_is_a_duel_of_two_wakers(
     [
         (["--seconds", "5"], "are for --aa"),
         (["--engine", "python"], "are for --aa"),
+        (["-o", "x"], "are for --aa"),
+        (["--aa", "-o", "/proc/nix/x"], "/proc/nix/x cannot be made: "),
+        (["--aa", "-o", "/"], "/ is there already; name another file, or remove it"),
         (["--case", "wake"], "are for --aa"),
         (["--waker", "process/select"], "are for --aa"),
         (["--aa", "--case", "idle"], "case idle has no times to speak of"),

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from time import monotonic
 
 from launcher.bench.duels import duel, worktree
@@ -51,6 +52,7 @@ class Request:
     waker: str | None = None
     engine: str | None = None
     seconds: float | None = None
+    output: Path | None = None
     is_json: bool = False
 
 
@@ -65,7 +67,8 @@ def main(asked: Request) -> int:
     rings = choose_rings(case, sides, 6 * FEWEST_BLOCKS, limit_s)
     rota = Rota(case, sides, rings, random.randrange(1, 1 << 31))
     say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
-    rounds, stopped = _record(rota, limit_s)
+    path = asked.output or receipts.default_path("doctor")
+    rounds, stopped = _record(rota, limit_s, path)
     broken = what_is_broken(rounds)
     found = None if broken else examine(rounds)
     if broken:
@@ -82,8 +85,8 @@ def main(asked: Request) -> int:
         code = worst(code, stopped.exit_code)
     with printed(code):
         if asked.is_json:
-            line = {"kind": "aa", **(found.to_json() if found else {}), "broken": broken, "exit_code": code}
-            print(json.dumps({**line, "next": called(then)}, allow_nan=False))
+            line = {"kind": "aa", **(found.to_json() if found else {}), "broken": broken, "receipts": str(path)}
+            print(json.dumps({**line, "exit_code": code, "next": called(then)}, allow_nan=False))
         else:
             if found is not None:
                 print_report(found)
@@ -116,10 +119,10 @@ def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
     return shlex.join(["launcher", "duel", *arms, *_options(given)])
 
 
-def _record(rota: Rota, seconds: float) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
+def _record(rota: Rota, seconds: float, path: Path) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
     """Run whole blocks for so many seconds; return the rounds, and what ended it before."""
     rounds: list[Round] = []
-    path, run = receipts.default_path("doctor"), run_of("doctor", rota.seed)
+    run = run_of("doctor", rota.seed)
     stopped: Interrupted | receipts.NotWritten | None = None
     with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
         end_s, block = monotonic() + seconds, 0
