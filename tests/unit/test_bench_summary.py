@@ -284,6 +284,18 @@ def test_the_harness_alone_is_compared_with_c_that_polls_as_it_does(us: float, d
     assert not doubt or (doubt in said[1] and "measure once more when it is quiet" in said[1])
 
 
+def test_of_the_harness_in_many_arms_the_worst_is_said_once() -> None:
+    rounds = []
+    for us, pin in ((1.1, "free"), (1.4, "same"), (1.2, "apart")):
+        own: dict[str, int | float | str] = {"pin": pin}
+        rounds += [a_round(name, [p50] * 9, parameters=own) for name, p50 in (("c:direct_spin", 1.0), ("spin/direct", us))]
+    arms = [replace(one, arm=f"{one.arm}@pin={one.parameters['pin']}") for one in rounds]
+    first, second = remarks(get("wake"), summarise(arms))
+    assert first.startswith("the harness alone (spin/direct@pin=same): 1.40 x c:direct_spin, ")
+    assert first.endswith(", the worst of 3")
+    assert second.startswith("the harness takes more than 1.3 x")
+
+
 @pytest.mark.parametrize(("ns", "is_said"), [(2_400, False), (2_600, True)])
 def test_what_is_the_stimulus_own_is_said_where_it_is_much(ns: int, is_said: bool) -> None:
     late = replace(a_round("thread/poll", [10.0] * 9), stages_ns={DUE: np.array([ns] * 9)})
