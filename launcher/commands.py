@@ -178,7 +178,7 @@ def _expect_alone(args: argparse.Namespace, *beside: str) -> None:
     heeded = {"command", "show", "json", *beside}
     unsaid: tuple[object, ...] = (None, False, [], "wake")  # which is the default of --case
     if given := [name for name, value in vars(args).items() if name not in heeded and value not in unsaid]:
-        raise UsageError(f"--show prints what was measured: it has no use for {', '.join(given)}; leave that away")
+        raise UsageError(f"--show prints what was measured: it has no use for {', '.join(given)}; leave it out")
 
 
 def _wakers() -> list[dict[str, object]]:

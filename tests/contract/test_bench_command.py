@@ -242,6 +242,13 @@ def test_a_pair_that_nothing_here_can_run_is_77(env: dict[str, str]) -> None:
     assert b"breaker 'immediate' cannot stop engine python" in done.stderr
 
 
+@pytest.mark.parametrize(("pattern", "whose"), [("fork/poll", "fork/poll"), ("fork/*poll", "fork/epoll and 1 more")])
+def test_where_nothing_can_run_it_is_said_what_cannot(pattern: str, whose: str, env: dict[str, str]) -> None:
+    done = run_launcher("bench", "--engine=python", "--case=vring", f"--waker={pattern}", env=env)
+    assert done.returncode == 77
+    assert only_sentence(done.stderr).startswith(f"nothing here can run case vring: {whose}: its Guest memory is priv")
+
+
 def test_a_pattern_leaves_out_what_cannot_be_with_the_reason(env: dict[str, str]) -> None:
     done = run_launcher(*QUICK, "--case=churn", "--waker=*/poll+ring-aware", "--json", env=env)
     assert done.returncode == 0, done.stderr

@@ -288,7 +288,8 @@ def test_of_the_harness_in_many_arms_the_worst_is_said_once() -> None:
     rounds = []
     for us, pin in ((1.1, "free"), (1.4, "same"), (1.2, "apart")):
         own: dict[str, int | float | str] = {"pin": pin}
-        rounds += [a_round(name, [p50] * 9, parameters=own) for name, p50 in (("c:direct_spin", 1.0), ("spin/direct", us))]
+        both = (("c:direct_spin", 1.0), ("spin/direct", us))
+        rounds += [a_round(name, [p50] * 9, parameters=own) for name, p50 in both]
     arms = [replace(one, arm=f"{one.arm}@pin={one.parameters['pin']}") for one in rounds]
     first, second = remarks(get("wake"), summarise(arms))
     assert first.startswith("the harness alone (spin/direct@pin=same): 1.40 x c:direct_spin, ")
