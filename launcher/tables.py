@@ -66,15 +66,16 @@ def printed(code: int) -> Iterator[None]:
 def print_columns(
     out: Console, columns: Sequence[Column], styles: Sequence[str] = (), spare: Sequence[str] = ()
 ) -> None:
-    """Print a table, its rows in these styles; a narrow terminal does without the columns that begin with `spare`.
+    """Print a table, its rows in these styles; a narrow terminal does without the columns named in `spare`.
 
-    The first is left out first. What is wider all the same, the terminal wraps: rich would cut digits off.
+    The first is left out first; a name may have a unit, or a divisor, behind it. What is wider all the same, the
+    terminal wraps: rich would cut digits off.
     """
     kept = list(columns)
-    for beginning in spare:
+    for name in spare:
         if _width(out, kept) <= out.width:
             break
-        kept = [column for column in kept if not column.heading.startswith(beginning)]
+        kept = [column for column in kept if not f"{column.heading} ".startswith((f"{name} ", f"{name}/"))]
     out.width = max(out.width, _width(out, kept))
     out.print(_table(kept, styles))
     if left_out := [column.heading for column in columns if column not in kept]:
