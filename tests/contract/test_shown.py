@@ -41,6 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fine = [r if r.arm != "c:process_select" else round_at(r.arm, r.block, -0.5, **c) for r in fine]
     bench = Run("launcher bench", "bench", {"seed": 7})
     store(folder / "bench.jsonl", fine, bench)
+    wide = duel({"thread/spin": 0.1}, blocks=8, spread=0.5, seed=2)
+    store(folder / "wide.jsonl", wide, bench)
     lost = round_at("process/epoll_oneshot", 9, counts={"served": 399, "lost": 1}, lost_seqs=[3], ended="hung")
     store(folder / "lost.jsonl", [*fine, lost], bench)
     wrong = round_at("process/epoll_oneshot", 9, ended="wrong: echo: byte 7 did not come back as it was")
@@ -61,6 +63,8 @@ COMMANDS = {
     "wrong": (("bench", "--show", "wrong.jsonl"), 4),
     "duel": (("duel", "--show", "duel.jsonl"), 2),
     "compare": (("compare", "duel.jsonl", "duel.jsonl"), 0),
+    "compared": (("compare", "bench.jsonl", "lost.jsonl"), 4),
+    "undecided": (("compare", "bench.jsonl", "wide.jsonl"), 3),
 }
 
 
@@ -216,6 +220,8 @@ def test_what_the_locale_cannot_say_is_shown_by_its_number(args: Sequence[str], 
 
 def test_what_to_do_next_is_said_as_the_program_was_called(folder: Path) -> None:
     env = environment(LAUNCHER_PROGRAM="./my scripts/launcher")
+    annotated = run_launcher(*COMMANDS["duel"][0], "--github", env=env, cwd=folder)
+    assert annotated.stderr.endswith(b"%0A'./my scripts/launcher' duel A B --seed 7\n")
     for name in ("bench", "duel", "compare"):
         done = run_launcher(*COMMANDS[name][0], env=env, cwd=folder)
         assert done.stdout.splitlines()[-1].startswith(b"next: './my scripts/launcher' ")
