@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from launcher.bench.duels.duel import Plan
+from launcher.bench.measure.cases import get
 from launcher.bench.store.receipts import Round, Run, Writer
 from launcher.check import report
+from launcher.cli import main
 from shared.errors import Unread
 from tests.support.noise import duel, round_at
 from tests.support.sessions import LAUNCHER, PATIENCE_S, ROOT, environment, only_sentence, run_launcher, session
+from tests.support.suggested import begun
 
 LONG = "process/epoll_oneshot+ring-aware@idle_us=10000,switch_us=100,sources=1000,pin=apart"
 
@@ -216,6 +219,22 @@ def test_what_the_locale_cannot_say_is_shown_by_its_number(args: Sequence[str], 
         assert b"more breaks: 1 \\u2192 2 per ring" in done.stdout
     else:
         assert json.loads(done.stdout)[0]["range"].startswith("\u00b1 ")
+
+
+@pytest.mark.parametrize("arms", [("thread/spin'", "thread/spin", "fork/poll"), ("fork/poll", "thread/spin")])
+def test_the_duel_that_a_table_suggests_can_be_fought(
+    arms: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of a duel's own receipts, too, in which two arms are the same thing."""
+    rounds = duel({arm: 0.1 * at for at, arm in enumerate(arms)}, blocks=8)
+    defaults = get("wake").defaults()
+    made = [replace(round_, waker=round_.arm.rstrip("'"), parameters=defaults) for round_ in rounds]
+    path = store(tmp_path / "x.jsonl", made, Run("launcher duel", "duel", {}))
+    assert main(["bench", "--show", str(path)]) == 0
+    then = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+    base, head = begun(then, monkeypatch)
+    assert {base.waker, head.waker} == {"fork/poll", "thread/spin"}
+    assert base.parameters == head.parameters == defaults
 
 
 def test_what_to_do_next_is_said_as_the_program_was_called(folder: Path) -> None:
