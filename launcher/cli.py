@@ -59,10 +59,9 @@ def main(argv: Sequence[str] | None = None, make: Callable[[], Parser] | None = 
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        unread = Unread()
-        return _say(str(unread), unread.exit_code)
     except OSError as error:
+        if _drop_unwritten_output() or isinstance(error, BrokenPipeError):
+            return _say(str(Unread(why=error)), EXIT_ERROR)
         return _say(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_ERROR)
     return code
 
@@ -80,12 +79,17 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _drop_unwritten_output() -> None:
-    """Drop what cannot be written, and nothing else: Python would complain of it when it flushes at exit."""
+def _drop_unwritten_output() -> bool:
+    """Drop what cannot be written, and nothing else: Python would complain of it when it flushes at exit.
+
+    Return whether there was any.
+    """
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
 
 
 def _fill_standard_files() -> None:
@@ -266,6 +270,9 @@ def _add_doctor(sub: argparse._SubParsersAction[Parser]) -> None:
     doctor.add_argument("--waker", metavar="NAME", help="of which Waker the arms of --aa are (default: process/select)")
     doctor.add_argument("--engine", help="what runs the Guest of --aa (default: auto)")
     doctor.add_argument("--seconds", type=options.seconds, metavar="S", help="how long --aa may take (default: 75)")
+    doctor.add_argument(
+        "-o", "--output", metavar="FILE", help="write the receipts of --aa there (default: under XDG_STATE_HOME)"
+    )
     doctor.add_argument("--json", action="store_true", help="as JSON Lines")
     doctor.set_defaults(command=commands.doctor)
 

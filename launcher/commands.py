@@ -13,10 +13,10 @@ from launcher.config import RunConfig
 from launcher.machine import Machine, open_machine
 from launcher.outfit import make_devices, summaries
 from launcher.stop import StopRequests
-from launcher.words import called, say
+from launcher.words import say
 from shared import breaker as breakers
 from shared.breaker import INLINE
-from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, GuestDied, UsageError
+from shared.errors import EXIT_FINE, GuestDied, UsageError
 from shared.page import INTERRUPTS, NOTIFIES, SPURIOUS, TAKEN
 
 
@@ -159,16 +159,13 @@ def doctor(args: argparse.Namespace) -> int:
     from launcher.bench.duels import fitness_command
     from launcher.bench.show.terminal import terminated_as_interrupted
 
-    asked = fitness_command.Request(args.case, args.waker, args.engine, args.seconds, is_json=args.json)
+    output = None if args.output is None else Path(args.output)
+    asked = fitness_command.Request(args.case, args.waker, args.engine, args.seconds, output, is_json=args.json)
     if not args.aa and asked != fitness_command.Request(is_json=args.json):
-        raise UsageError("--seconds, --case, --waker and --engine are for --aa: without it nothing is measured")
+        raise UsageError("--seconds, --case, --waker, --engine and -o are for --aa: without it nothing is measured")
     with terminated_as_interrupted():
-        code = doctor.main(is_json=args.json)
-    if not args.aa and not args.json and code == EXIT_FINE:
-        print(f"next: {called('launcher bench')}")
-    if not args.aa or code == EXIT_CANNOT_RUN_HERE:
-        return code
-    return fitness_command.main(asked) or code
+        code = doctor.main(is_json=args.json, is_first=args.aa)
+    return fitness_command.main(asked) if args.aa and code == EXIT_FINE else code
 
 
 def _settings(args: argparse.Namespace) -> list[str]:
@@ -181,7 +178,7 @@ def _expect_alone(args: argparse.Namespace, *beside: str) -> None:
     heeded = {"command", "show", "json", *beside}
     unsaid: tuple[object, ...] = (None, False, [], "wake")  # which is the default of --case
     if given := [name for name, value in vars(args).items() if name not in heeded and value not in unsaid]:
-        raise UsageError(f"--show prints what was measured: it has no use for {', '.join(given)}; leave that away")
+        raise UsageError(f"--show prints what was measured: it has no use for {', '.join(given)}; leave it out")
 
 
 def _wakers() -> list[dict[str, object]]:

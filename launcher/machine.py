@@ -105,7 +105,7 @@ def choose_breaker(engine: engines.Engine, waker_name: str) -> str:
     name = waker.parse(waker_name)
     if name.place == INLINE:
         if name.breaker is not None:
-            raise UsageError(f"waker '{waker_name}' breaks the Guest by itself; leave '+{name.breaker}' away")
+            raise UsageError(f"waker '{waker_name}' breaks the Guest by itself; leave out '+{name.breaker}'")
         return INLINE
     if name.breaker is None:
         return engine.breakers[0]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.words import shown
-from shared.errors import Unread
+from shared.errors import Interrupted, Unread, worst
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,26 +48,34 @@ def console() -> Console:
 
 @contextmanager
 def printed(code: int) -> Iterator[None]:
-    """Print what was found, which has this exit code; raise `Unread`, which keeps it, when whoever reads has gone."""
+    """Print what was found, which has this exit code.
+
+    Raises `Unread`, which keeps it, where that cannot be written; a ^C meanwhile hides nothing that is worse.
+    """
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise Unread(code) from None
+    except OSError as error:
+        raise Unread(code, error) from None
+    except KeyboardInterrupt:
+        stopped = Interrupted("interrupted")
+        stopped.exit_code = worst(code, stopped.exit_code)
+        raise stopped from None
 
 
 def print_columns(
     out: Console, columns: Sequence[Column], styles: Sequence[str] = (), spare: Sequence[str] = ()
 ) -> None:
-    """Print a table, its rows in these styles; a narrow terminal does without the columns that begin with `spare`.
+    """Print a table, its rows in these styles; a narrow terminal does without the columns named in `spare`.
 
-    The first is left out first. What is wider all the same, the terminal wraps: rich would cut digits off.
+    The first is left out first; a name may have a unit, or a divisor, behind it. What is wider all the same, the
+    terminal wraps: rich would cut digits off.
     """
     kept = list(columns)
-    for beginning in spare:
+    for name in spare:
         if _width(out, kept) <= out.width:
             break
-        kept = [column for column in kept if not column.heading.startswith(beginning)]
+        kept = [column for column in kept if not f"{column.heading} ".startswith((f"{name} ", f"{name}/"))]
     out.width = max(out.width, _width(out, kept))
     out.print(_table(kept, styles))
     if left_out := [column.heading for column in columns if column not in kept]:

@@ -25,4 +25,12 @@ def called(command: str) -> str:
 
 def say(sentence: str) -> None:
     """Say something that is not data."""
-    print(f"launcher: {shown(sentence)}", file=sys.stderr, flush=True)
+    write_aside(f"launcher: {shown(sentence)}\n")
+
+
+def write_aside(text: str) -> None:
+    """Write on standard error, as it is. Where nobody reads that any more, what was found stands all the same."""
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Python flushes once more at exit, and would leave with 120

@@ -50,8 +50,12 @@ class CannotRunError(LabError):
 class Unread(LabError):  # noqa: N818 - an event
     """Say that not all of the data found a reader; what was found decides the exit code all the same."""
 
-    def __init__(self, found: int = EXIT_FINE) -> None:
-        super().__init__("standard output was closed before all was written")
+    def __init__(self, found: int = EXIT_FINE, why: OSError | None = None) -> None:
+        super().__init__(
+            "standard output was closed before all was written"
+            if why is None or isinstance(why, BrokenPipeError)
+            else f"standard output: {why.strerror}: not all was written; make room, or write elsewhere"
+        )
         self.exit_code = found or EXIT_ERROR
 
 

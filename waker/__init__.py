@@ -80,7 +80,7 @@ def parse(name: str) -> WakerName:
     if parsed.is_ring_aware and parsed.needs_private_memory:
         raise UsageError(
             f"waker '{name}': a forked Waker has a private copy of Guest memory, and cannot see what the Guest gives; "
-            f"leave '+{RING_AWARE}' away, or take another place"
+            f"leave out '+{RING_AWARE}', or take another place"
         )
     return parsed
 

@@ -100,17 +100,30 @@ def _expand(case: Case, patterns: Sequence[str]) -> list[str]:
         return [*case.wakers(), *case.yardsticks]
     names: dict[str, None] = {}
     for pattern in patterns:
-        base, plus, options = pattern.partition("+")
+        _, plus, options = pattern.partition("+")
         found = _matching(known, pattern)
         if not found:
             if not is_yardstick(pattern):
                 waker.parse(pattern)  # says what there is
             raise UsageError(f"'{pattern}' is nothing that case {case.name} has; it has {', '.join(known)}")
+        wakers = [name for name in found if not is_yardstick(name)]
+        if wakers:
+            _expect_options(wakers, f"{plus}{options}")
         for name in found:
-            if not is_yardstick(name) and name == base:
-                waker.parse(pattern)  # refuse what was named in full; what a pattern fits is left out with the reason
             names[name if is_yardstick(name) else f"{name}{plus}{options}"] = None
     return list(dict.fromkeys([*names, *case.yardsticks]))
+
+
+def _expect_options(wakers: Sequence[str], options: str) -> None:
+    """Raise `UsageError` for options that none of these can have; one that cannot is left out, with the reason."""
+    refusals = []
+    for name in wakers:
+        try:
+            waker.parse(name + options)
+        except UsageError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(wakers):
+        raise refusals[0]
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:

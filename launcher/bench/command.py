@@ -66,8 +66,10 @@ def main(request: Request) -> int:
         for arm, why_not in chosen.skipped.items():
             say(f"{arm} is left out: {why_not}")
     if chosen.is_vain:
+        first, *others = [arm for arm, why_not in chosen.skipped.items() if why_not == reasons[0]]
+        whose = f"{first} and {len(others)} more" if others else first
         more = f" (and {len(reasons) - 1} other reasons, above)" if len(reasons) > 1 else ""
-        raise CannotRunError(f"nothing here can run case {case.name}: {reasons[0]}{more}")
+        raise CannotRunError(f"nothing here can run case {case.name}: {whose}: {reasons[0]}{more}")
     seed = random.randrange(1, 1 << 31) if request.seed is None else request.seed
     amount = choose_amount(case, chosen.arms, request.samples, request.seconds)
     session = Session(case, chosen.arms, amount, seed, request.is_tracing, request.patience_s)

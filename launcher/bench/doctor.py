@@ -23,7 +23,8 @@ from launcher.bench.command import BUSY_PERCENT
 from launcher.bench.measure import provenance, yardstick
 from launcher.bench.measure.provenance import Ticks
 from launcher.bench.stats import quantiles
-from launcher.tables import console
+from launcher.tables import console, printed
+from launcher.words import called
 from shared.errors import EXIT_CANNOT_RUN_HERE, EXIT_FINE, LabError
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
@@ -55,16 +56,20 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def main(*, is_json: bool) -> int:
-    """Print what is found as it is found; return the exit code."""
-    levels = set()
-    for finding in examine():
-        levels.add(finding.level)
-        if is_json:
-            print(json.dumps({"kind": "finding", **finding._asdict()}), flush=True)
-        else:
-            _print(finding)
-    return EXIT_CANNOT_RUN_HERE if FAIL in levels else EXIT_FINE
+def main(*, is_json: bool, is_first: bool = False) -> int:
+    """Print what is found, and what to do next unless this is only the first part; return the exit code."""
+    findings = list(examine())
+    code = EXIT_CANNOT_RUN_HERE if FAIL in [finding.level for finding in findings] else EXIT_FINE
+    then = called("launcher list engines" if code else "launcher bench")
+    with printed(code):
+        for finding in findings:
+            if is_json:
+                print(json.dumps({"kind": "finding", **finding._asdict()}))
+            else:
+                _print(finding)
+        if code or not is_first:
+            print(json.dumps({"kind": "doctor", "exit_code": code, "next": then}) if is_json else f"next: {then}")
+    return code
 
 
 def examine() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ the fixture pays for this file and no other one: all else is imported when a rou
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -37,28 +37,32 @@ class Bench:
         elif count in self.round.counts:
             total = self.round.counts[count]
         else:
-            pytest.fail(f"'{count}' was not counted; there are switches, {', '.join(sorted(self.round.counts))}")
-        return total / max(1, self.round.counts["served"])
+            _fail(f"'{count}' was not counted; there are switches, {', '.join(sorted(self.round.counts))}")
+        served = self.round.counts.get("served", 0)
+        if not served:
+            _fail(f"{self.round.waker}: no ring was served, and {count} per ring is nothing")
+        return total / served
 
     def assert_nothing_lost(self) -> None:
         """Fail when a wake-up was lost, or the round did not come to its end, with what it takes to replay it."""
         from launcher.bench.judging.judge import what_is_broken
 
         if broken := what_is_broken([self.round]):
-            pytest.fail("; ".join(broken))
+            _fail("; ".join(broken))
 
     def assert_at_most(self, count: str, per_ring: float) -> None:
         """Fail when there is more of it for each ring that was served."""
         found = self.per_ring(count)
         if found > per_ring:
-            pytest.fail(f"{self.round.waker}: {found:.3g} {count} per ring, more than {per_ring:g}")
+            _fail(f"{self.round.waker}: {found:.3g} {count} per ring, more than {per_ring:g}")
 
 
 @pytest.fixture
 def waker_bench() -> Callable[..., Bench]:
     """Give what runs one round of a case: its name, then by keyword waker, engine, rings, seed and parameters.
 
-    The test is skipped, with the reason, where this Waker cannot run the case.
+    Without rings there are as many as a duel has in a round. The test is skipped, with the reason, where this Waker
+    cannot run the case.
     """
     return _run
 
@@ -68,19 +72,31 @@ def _run(
     *,
     waker: str = "process/select",
     engine: str = "auto",
-    rings: int = 200,
+    rings: int | None = None,
     seed: int = 1,
     patience_s: float = 5.0,
     **parameters: object,
 ) -> Bench:
-    from launcher.bench.duels.rota import Rota
+    from launcher.bench.duels.rota import Rota, choose_rings, expect_rings
     from launcher.bench.duels.sides import parse
     from launcher.bench.measure.cases import get
-    from shared.errors import CannotRunError
+    from shared.errors import CannotRunError, LabError
 
     settings = [f"{name}={value}" for name, value in ({"pin": "free"} | parameters).items()]
     try:
         side = parse(get(case), waker, engine, settings)
+        if rings is None:
+            rings = choose_rings(get(case), [side])
+        else:
+            expect_rings(rings, get(case), [side])
         return Bench(Rota(get(case), [side], rings, seed, patience_s).round(side, seed))
     except CannotRunError as reason:
         pytest.skip(str(reason))
+    except LabError as refusal:
+        why = str(refusal)
+    _fail(why)  # out here: pytest tells what an exception was raised in
+
+
+def _fail(why: str) -> NoReturn:
+    """Fail with the sentence alone: what led to it in here is nothing to the test."""
+    pytest.fail(why, pytrace=False)

@@ -25,11 +25,11 @@ def compare_files(args: argparse.Namespace) -> int:
     for warning in comparison.warnings:
         say(warning)
     worst, among = comparison.worst, len(comparison.verdicts)
-    gits = base.run.host.get("git"), head.run.host.get("git")
-    then = called(after_compare(worst.outcome, head.of_arm(worst.head)[0], gits, args.head))
+    then = called(after_compare(worst, base, head))
     with printed(comparison.exit_code):
         if args.json:
-            print(json.dumps(comparison.to_json() | {"next": then}, allow_nan=False))
+            line = comparison.to_json() | {"receipts": [args.base, args.head], "next": then}
+            print(json.dumps(line, allow_nan=False))
         else:
             print_verdicts(comparison.verdicts)
             print(asked(settings) + (f"; {among} arms share alpha" if among > 1 else ""))

@@ -72,7 +72,7 @@ def _expect_pair(waker_name: str, engine_names: Sequence[str], kinds: Sequence[s
     """Raise `UsageError` for a Waker that was asked for and can stop none of these engines, with its own breaker."""
     breaker = waker.parse(waker_name).breaker
     if breaker is not None and kinds:
-        raise UsageError(f"waker '{waker_name}' names its breaker; leave --breaker or '+{breaker}' away")
+        raise UsageError(f"waker '{waker_name}' names its breaker; leave out --breaker or '+{breaker}'")
     refusals = [_why_no_pair(engines.get(name), waker_name) for name in engine_names]
     if refusals[0] is not None and all(refusals):
         raise UsageError(refusals[0])

@@ -121,7 +121,7 @@ def load_machine_code(payload: Payload, memory: GuestMemory, device_page: int) -
         raise UsageError(f"image '{guest}' is a Guest written in Python; run it with --engine python")
     if guest in guests.names():
         if payload.initrd is not None:
-            raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave --initrd away")
+            raise UsageError(f"image '{guest}' is no Linux kernel and takes no initrd; leave out --initrd")
         return image.load(guests.image_path(guest), memory, device_page)
     return image.load(guest, memory, device_page, payload.args, payload.initrd, payload.warn)
 
@@ -150,7 +150,7 @@ def _open_unicorn(payload: Payload, memory: GuestMemory, device_page: int, make_
 def _open_python(payload: Payload, memory: GuestMemory, device_page: int, make_breaker: MakeBreaker) -> Vcpu:
     program = _load_program(payload.guest)
     if payload.initrd is not None:
-        raise UsageError(f"image '{payload.guest}' is written in Python and takes no initrd; leave --initrd away")
+        raise UsageError(f"image '{payload.guest}' is written in Python and takes no initrd; leave out --initrd")
     return python.PythonVcpu(memory, program, Boot(device_page), make_breaker(None))
 
 

@@ -61,7 +61,7 @@ def _plan(name: str, device_page: int, args: Sequence[str], initrd: str | None) 
     content = read("image", path, MAX_IMAGE_BYTES)
     is_linux = flat_addr is None and bzimage.is_one(content)
     if initrd is not None and not is_linux:
-        raise UsageError(f"image {name}: is no Linux kernel and takes no initrd; leave --initrd away")
+        raise UsageError(f"image {name}: is no Linux kernel and takes no initrd; leave out --initrd")
     disk = None if initrd is None else read("initrd", initrd, device_page)
     try:
         if flat_addr is not None:

@@ -174,7 +174,7 @@ def _command_line(header: SetupHeader, device_page: int, args: Sequence[str]) ->
 
 def _place_initrd(header: SetupHeader, initrd: bytes, lowest: int, device_page: int) -> Piece:
     if not initrd:
-        raise UsageError("its initrd is empty; leave --initrd away")
+        raise UsageError("its initrd is empty; leave out --initrd")
     end = min(device_page, header.initrd_addr_max + 1)
     addr = (end - len(initrd)) & -PAGE_SIZE
     if addr < lowest:

@@ -41,7 +41,7 @@ def plan(content: bytes, addr: int, device_page: int) -> Plan:
     if not content:
         raise UsageError("is empty; give it an instruction")
     if elf.is_one(content):
-        raise UsageError(f"is an ELF file, which says itself where it goes; leave '{PREFIX}' away")
+        raise UsageError(f"is an ELF file, which says itself where it goes; leave out '{PREFIX}'")
     if addr < 0:
         raise UsageError(f"cannot be loaded at {addr:#x}; give an address from 0")
     check_fit("a flat binary", addr, len(content), device_page)

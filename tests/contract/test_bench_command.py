@@ -144,7 +144,11 @@ def test_what_was_lost_before_somebody_had_enough_is_lost(env: dict[str, str]) -
     with session(*args, env=env | {"CC": "/no/such/cc"}) as at:
         until(lambda: receipts_lines(env) > 3, "no rounds")
         at.type(b"\x03")
+        while at.process.poll() is None:  # as a key that repeats itself, which would drop what is on its way to us
+            at.process.send_signal(signal.SIGINT)
+            at.look()
         assert at.finish() == 4
+        assert b"process/select+drop=1 " in at.shown  # the table
         assert b"LOST: process/select+drop=1: ring " in at.said
         assert at.said.endswith(b"launcher: interrupted: what was measured until then is above\n")
 
@@ -201,6 +205,8 @@ def is_running(pid: int) -> bool:
         (("--waker=process/selct",), "waker 'process/selct' is not known; there are "),
         (("--waker=process/select+drop=0",), "fault 'drop=0' is not "),
         (("--waker=process/select+delay=soon",), "fault 'delay=soon' is not "),
+        (("--waker=process/*+foo",), "breaker 'foo' of waker 'process/"),
+        (("--waker=*/poll+drop=0",), "fault 'drop=0' is not "),
         (("--waker=c:*", "--case=echo"), "'c:*' is nothing that case echo has; "),
         (("--engine=warp",), "engine 'warp' is not known; there are "),
         (("--set=idle_us",), "setting 'idle_us' is not NAME=VALUE; case wake has "),
@@ -234,6 +240,13 @@ def test_a_pair_that_nothing_here_can_run_is_77(env: dict[str, str]) -> None:
     done = run_launcher("bench", "--engine=python", "--waker=thread/poll+immediate", env=env)
     assert (done.returncode, done.stdout) == (77, b"")
     assert b"breaker 'immediate' cannot stop engine python" in done.stderr
+
+
+@pytest.mark.parametrize(("pattern", "whose"), [("fork/poll", "fork/poll"), ("fork/*poll", "fork/epoll and 1 more")])
+def test_where_nothing_can_run_it_is_said_what_cannot(pattern: str, whose: str, env: dict[str, str]) -> None:
+    done = run_launcher("bench", "--engine=python", "--case=vring", f"--waker={pattern}", env=env)
+    assert done.returncode == 77
+    assert only_sentence(done.stderr).startswith(f"nothing here can run case vring: {whose}: its Guest memory is priv")
 
 
 def test_a_pattern_leaves_out_what_cannot_be_with_the_reason(env: dict[str, str]) -> None:
@@ -304,7 +317,8 @@ def test_cases_are_listed_with_what_they_measure_and_what_can_be_set() -> None:
 
 def test_the_doctor_gives_a_remedy_for_all_that_it_minds() -> None:
     done = run_launcher("doctor", "--json")
-    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    *findings, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert last == {"kind": "doctor", "exit_code": 0, "next": "launcher bench"}
     assert done.returncode == 0
     assert {finding["kind"] for finding in findings} == {"finding"}
     assert {"engine python", "io_uring", "open files", "processors", "steal", "jitter", "timer"} <= {

@@ -153,11 +153,11 @@ def test_a_check_of_an_inline_waker_takes_it_as_it_is() -> None:
         ),
         (
             ["--waker=inline/uring+signal"],
-            "waker 'inline/uring+signal' breaks the Guest by itself; leave '+signal' away",
+            "waker 'inline/uring+signal' breaks the Guest by itself; leave out '+signal'",
         ),
         (
             ["--waker=thread/select+signal", "--breaker=futex"],
-            "waker 'thread/select+signal' names its breaker; leave --breaker or '+signal' away",
+            "waker 'thread/select+signal' names its breaker; leave out --breaker or '+signal'",
         ),
     ],
 )

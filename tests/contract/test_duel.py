@@ -322,7 +322,11 @@ def test_an_interrupted_duel_keeps_what_it_has_and_leaves_nothing(
     signo: signal.Signals, repository: Path, tmp_path: Path
 ) -> None:
     with begun(repository, tmp_path) as process:
-        os.kill(process.pid, signo)
+        end = monotonic() + PATIENCE_S
+        while process.poll() is None:  # and once is enough
+            assert monotonic() < end
+            os.kill(process.pid, signo)
+            select.select([], [], [], 0.02)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert b"interrupted" in err.splitlines()[-1]

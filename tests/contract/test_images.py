@@ -70,7 +70,7 @@ def test_a_built_in_guest_takes_no_initrd(engine: str) -> None:
     skip_unless_it_runs("process/select", engine)
     done = run_launcher("run", f"--engine={engine}", "--initrd=/etc/hostname", "say")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert only_sentence(done.stderr).endswith(" takes no initrd; leave --initrd away")
+    assert only_sentence(done.stderr).endswith(" takes no initrd; leave out --initrd")
 
 
 @on_each

@@ -25,7 +25,7 @@ def test_nothing_is_lost(waker_bench):
         bench.assert_at_most("nix", 1)
 
 def test_what_wakers_switched_that_are_gone_is_not_taken_for_nothing(waker_bench):
-    bench = waker_bench("start", waker="process/select", engine="python", rings=2)
+    bench = waker_bench("start", waker="process/select", engine="python", rings=5)
     with pytest.raises(pytest.fail.Exception, match="switches of process/select are not known"):
         bench.assert_at_most("switches", 1000)
 
@@ -43,6 +43,20 @@ def test_an_engine_that_is_not_here_is_a_skip(waker_bench, monkeypatch):
 
 def test_what_there_is_not_is_an_error(waker_bench):
     waker_bench("nix")
+
+def test_no_rings_at_all_prove_nothing(waker_bench):
+    waker_bench("wake", engine="python", rings=0)
+
+def test_without_rings_it_is_the_case_that_is_measured(waker_bench):
+    bench = waker_bench("idle", engine="python", seconds=0.05)
+    assert bench.round.counts["served"] == 1
+    assert waker_bench("start", engine="python", pin="free").round.counts["served"] == 10
+
+def test_per_ring_of_nothing_that_was_served_is_no_number(waker_bench):
+    bench = waker_bench("wake", waker="thread/select+drop=1", engine="python", rings=9, warmup=0, patience_s=0.2)
+    assert bench.round.counts["served"] == 0
+    with pytest.raises(pytest.fail.Exception, match="no ring was served, and spurious per ring is nothing"):
+        bench.assert_at_most("spurious", 1)
 """
 
 
@@ -57,11 +71,13 @@ def test_the_fixture_runs_a_case_and_asserts_counts(tmp_path: Path) -> None:
         timeout=PATIENCE_S,
         check=False,
     )
-    assert "3 passed, 2 skipped" in done.stdout, done.stdout
-    assert "1 failed" in done.stdout
+    assert "2 failed, 5 passed, 2 skipped" in done.stdout, done.stdout
     assert "cannot run case vring" in done.stdout
     assert "engine 'unicorn' cannot run here: the package unicorn is not installed" in done.stdout
-    assert "UsageError: case 'nix' is not known" in done.stdout
+    assert "\ncase 'nix' is not known" in done.stdout
+    assert "\n0 rings a round are too few" in done.stdout
+    assert "During handling" not in done.stdout
+    assert "raise " not in done.stdout  # no traceback through what runs it
 
 
 def test_it_comes_with_the_package(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_run_says_the_same_ring_aware_or_not(name: str, engine: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("fork/select+ring-aware", "a forked Waker has a private copy .* leave '\\+ring-aware' away"),
+        ("fork/select+ring-aware", "a forked Waker has a private copy .* leave out '\\+ring-aware'"),
         ("process/select+ring-aware+ring-aware", "said once"),
         ("process/select+futex+pipe", "one breaker is enough"),
         ("process/select+ring", "breaker 'ring' .* is not known"),

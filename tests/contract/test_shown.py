@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from launcher.bench.duels.duel import Plan
+from launcher.bench.measure.cases import get
 from launcher.bench.store.receipts import Round, Run, Writer
 from launcher.check import report
+from launcher.cli import main
 from shared.errors import Unread
 from tests.support.noise import duel, round_at
 from tests.support.sessions import LAUNCHER, PATIENCE_S, ROOT, environment, only_sentence, run_launcher, session
+from tests.support.suggested import begun
 
 LONG = "process/epoll_oneshot+ring-aware@idle_us=10000,switch_us=100,sources=1000,pin=apart"
 
@@ -41,6 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fine = [r if r.arm != "c:process_select" else round_at(r.arm, r.block, -0.5, **c) for r in fine]
     bench = Run("launcher bench", "bench", {"seed": 7})
     store(folder / "bench.jsonl", fine, bench)
+    wide = duel({"thread/spin": 0.1}, blocks=8, spread=0.5, seed=2)
+    store(folder / "wide.jsonl", wide, bench)
     lost = round_at("process/epoll_oneshot", 9, counts={"served": 399, "lost": 1}, lost_seqs=[3], ended="hung")
     store(folder / "lost.jsonl", [*fine, lost], bench)
     wrong = round_at("process/epoll_oneshot", 9, ended="wrong: echo: byte 7 did not come back as it was")
@@ -61,33 +66,81 @@ COMMANDS = {
     "wrong": (("bench", "--show", "wrong.jsonl"), 4),
     "duel": (("duel", "--show", "duel.jsonl"), 2),
     "compare": (("compare", "duel.jsonl", "duel.jsonl"), 0),
+    "compared": (("compare", "bench.jsonl", "lost.jsonl"), 4),
+    "undecided": (("compare", "bench.jsonl", "wide.jsonl"), 3),
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, folder: Path) -> None:
-    args, code = COMMANDS[name]
+def run_into(folder: Path, name: str, **streams: int) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose streams, where they are not given, are read."""
+    return subprocess.run(
+        [*LAUNCHER, *COMMANDS[name][0]],
+        env=environment(GITHUB_ACTIONS="true" if name == "duel" else ""),
+        cwd=folder,
+        timeout=PATIENCE_S,
+        check=False,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """Give a pipe that nobody reads."""
     ours, theirs = os.pipe()
     os.close(ours)
-    try:
-        done = subprocess.run(
-            [*LAUNCHER, *args],
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            env=environment(GITHUB_ACTIONS="true" if name == "duel" else ""),
-            cwd=folder,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    finally:
-        os.close(theirs)
+    yield theirs
+    os.close(theirs)
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """Give a disk that is full."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("away", ["nobody", "full"])
+def test_where_standard_error_goes_nowhere_the_table_and_the_code_are_the_same(
+    name: str, away: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    done = run_into(folder, name, stderr=request.getfixturevalue(away))
+    assert done.returncode == COMMANDS[name][1]
+    assert done.stdout.splitlines()[-1].startswith(b"next: " if name != "check" else b"")
+    both = run_into(folder, name, stdout=request.getfixturevalue(away), stderr=request.getfixturevalue(away))
+    assert both.returncode == (COMMANDS[name][1] or 1)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_reader_that_has_gone_changes_nothing_of_what_was_found(name: str, folder: Path, nobody: int) -> None:
+    code = COMMANDS[name][1]
+    done = run_into(folder, name, stdout=nobody)
     assert done.returncode == (code or 1)
     *said, last = done.stderr.splitlines(keepends=True)
     assert only_sentence(last) == "standard output was closed before all was written"
     if name == "lost":
         assert b"LOST: process/epoll_oneshot: ring 3 woke nobody" in said[0]
+    if name == "wrong":
+        assert said[0].startswith(b"launcher: process/epoll_oneshot is wrong: echo: byte 7 did not")
     if name == "duel":
         assert said[0].startswith(b"::error title=launcher duel%3A regressed::")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_disk_changes_nothing_of_what_was_found(name: str, folder: Path, full: int) -> None:
+    done = run_into(folder, name, stdout=full)
+    assert done.returncode == (COMMANDS[name][1] or 1)
+    assert done.stderr.splitlines()[-1].decode() == (
+        "launcher: standard output: No space left on device: not all was written; make room, or write elsewhere"
+    )
+
+
+def test_a_list_that_finds_no_room_says_where(full: int) -> None:
+    args, env = [*LAUNCHER, "list", "wakers"], environment()
+    done = subprocess.run(args, stdout=full, stderr=subprocess.PIPE, env=env, check=False)
+    assert done.returncode == 1
+    assert only_sentence(done.stderr).startswith("standard output: No space left on device: ")
 
 
 @pytest.mark.parametrize("show", [report._print_table, report._print_json])
@@ -168,8 +221,26 @@ def test_what_the_locale_cannot_say_is_shown_by_its_number(args: Sequence[str], 
         assert json.loads(done.stdout)[0]["range"].startswith("\u00b1 ")
 
 
+@pytest.mark.parametrize("arms", [("thread/spin'", "thread/spin", "fork/poll"), ("fork/poll", "thread/spin")])
+def test_the_duel_that_a_table_suggests_can_be_fought(
+    arms: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of a duel's own receipts, too, in which two arms are the same thing."""
+    rounds = duel({arm: 0.1 * at for at, arm in enumerate(arms)}, blocks=8)
+    defaults = get("wake").defaults()
+    made = [replace(round_, waker=round_.arm.rstrip("'"), parameters=defaults) for round_ in rounds]
+    path = store(tmp_path / "x.jsonl", made, Run("launcher duel", "duel", {}))
+    assert main(["bench", "--show", str(path)]) == 0
+    then = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+    base, head = begun(then, monkeypatch)
+    assert {base.waker, head.waker} == {"fork/poll", "thread/spin"}
+    assert base.parameters == head.parameters == defaults
+
+
 def test_what_to_do_next_is_said_as_the_program_was_called(folder: Path) -> None:
     env = environment(LAUNCHER_PROGRAM="./my scripts/launcher")
+    annotated = run_launcher(*COMMANDS["duel"][0], "--github", env=env, cwd=folder)
+    assert annotated.stderr.endswith(b"%0A'./my scripts/launcher' duel A B --seed 7\n")
     for name in ("bench", "duel", "compare"):
         done = run_launcher(*COMMANDS[name][0], env=env, cwd=folder)
         assert done.stdout.splitlines()[-1].startswith(b"next: './my scripts/launcher' ")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from launcher.bench.duels import worktree
+from launcher.bench.measure.cases import get
 from launcher.bench.store.receipts import Round, Run, Usage, Writer
-from launcher.cli import main, make_parser
+from launcher.cli import main
 from tests.support.noise import duel, round_at
+from tests.support.suggested import begun
 
 HOST = {"architecture": "x86_64", "cpu": "a cpu", "cpus": 2, "virtualisation": "none", "nested": "no"}
 
@@ -54,22 +57,47 @@ def test_noise_is_undecided_and_a_lost_wake_up_broken(base: str, tmp_path: Path)
 
 
 def test_of_many_arms_the_worst_is_named_and_the_alpha_is_the_one_that_was_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = stored(tmp_path / "base.jsonl", duel({"A": 0.0, "B": 0.0, "C": 0.0}, blocks=30, seed=1), git="0123456789ab")
-    changed = duel({"A": 0.0, "B": 0.2, "C": 0.0}, blocks=30, seed=2)
-    head = stored(tmp_path / "head.jsonl", [replace(round_, parameters={}) for round_ in changed])
+    own = get("wake").defaults() | {"idle_us": 1000.0}
+    first, second = (duel({"A": 0.0, "B": shift, "C": 0.0}, blocks=30, seed=seed) for seed, shift in ((1, 0), (2, 0.2)))
+    base = stored(tmp_path / "base.jsonl", [replace(one, parameters=own) for one in first], git="0123456789ab")
+    head = stored(tmp_path / "head.jsonl", [replace(one, parameters=own) for one in second])
     assert main(["compare", base, head, "--alpha", "2"]) == 2
     *_, asked, worst, then = capsys.readouterr().out.splitlines()
     assert asked.startswith("alpha 2 % ")
     assert asked.endswith("; 3 arms share alpha")
     assert worst == "the worst decides: B: regressed"
-    assert then == "next: launcher duel process/select --against 0123456789ab --case wake --engine python"
-    make_parser().parse_args(shlex.split(then)[2:])
+    then_words = "launcher duel process/select --against 0123456789ab --case wake --engine python --set idle_us=1000"
+    assert then.startswith(f"next: {then_words}")
+    with monkeypatch.context() as patched:
+        patched.setattr(worktree, "resolve", str)
+        patched.setattr(worktree, "checked_out", lambda _commit: nullcontext(tmp_path))
+        assert [side.parameters for side in begun(then.removeprefix("next: "), patched)] == [own, own]
     assert main(["compare", base, head, "--json"]) == 2
     line = json.loads(capsys.readouterr().out)
     assert (line["kind"], line["worst"], line["alpha"]) == ("compare", "B", 0.01)
     assert "next: " + line["next"] == then
+    assert line["receipts"] == [base, head]
+
+
+@pytest.mark.parametrize(
+    ("waker", "is_of_head", "then"),
+    [
+        ("process/select", True, "check --waker process/select --engine python"),
+        ("process/select", False, "bench --show {base}"),
+        ("spin/direct", True, "doctor"),
+    ],
+)
+def test_what_is_broken_is_looked_at_where_it_broke(
+    waker: str, *, is_of_head: bool, then: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = [replace(round_, waker=waker) for round_ in duel({"A": 0.0}, blocks=30)]
+    lost = [*fine[:-1], replace(fine[-1], lost_seqs=[3], counts={**fine[-1].counts, "lost": 1})]
+    base = stored(tmp_path / "base.jsonl", fine if is_of_head else lost)
+    head = stored(tmp_path / "head.jsonl", lost if is_of_head else fine)
+    assert main(["compare", base, head]) == 4
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: launcher {then.format(base=base)}"
 
 
 @pytest.mark.parametrize("git", ["0123abc+changes", "--help", "0123456789ab"])

@@ -59,7 +59,7 @@ def skip_unless_it_runs(waker_name: str, engine: str) -> None:
 
 def environment(**more: str) -> dict[str, str]:
     """Return an environment without what would change the output, wherever the tests are started."""
-    changing = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LAUNCHER_PROGRAM")
+    changing = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LAUNCHER_PROGRAM", "PYTHONUNBUFFERED")
     kept = {name: text for name, text in os.environ.items() if name not in changing}
     return kept | {"TERM": "xterm", "PYTHONPATH": str(ROOT)} | more
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from launcher import cli
-from launcher.bench.duels.sides import parse
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.hops import DUE, hops
@@ -23,6 +21,7 @@ from launcher.bench.show.table import lost_remarks, remarks
 from launcher.bench.store.receipts import Writer
 from launcher.bench.store.records import Round, Run, Usage
 from shared.errors import CannotRunError, UsageError
+from tests.support.suggested import begun
 
 
 def a_round(
@@ -176,7 +175,7 @@ def test_neither_what_died_nor_what_nobody_measured_is_rewarded() -> None:
     unknown = replace(a_round("thread/poll", [3.0] * 9), usage=[])
     summaries = summarise([died, unknown, a_round("thread/select", [2.0] * 9, cpu_us=1)])
     assert [one.arm for one in front(summaries)] == ["thread/select"]
-    assert "inline/uring" not in after_bench(get("wake"), summaries)
+    assert after_bench(get("wake"), summaries) == "launcher check --waker inline/uring --engine python"
 
 
 def test_what_is_lost_is_named_with_all_it_takes_to_replay_it() -> None:
@@ -194,7 +193,8 @@ def test_the_next_command_is_a_duel_of_the_best_two() -> None:
     assert after_bench(get("wake"), summaries[:1]) == "launcher bench --case wake-busy --engine python"
 
 
-WAKE = get("wake").defaults()
+WAKE = get("wake")
+FREE = "" if WAKE.pin_of_duels() == "free" else " --set pin=free"
 
 
 @pytest.mark.parametrize(
@@ -203,26 +203,42 @@ WAKE = get("wake").defaults()
         (  # the rival is the next one under the same conditions, which are said
             [("a", "thread/poll", "kvm", 1, {"idle_us": 1e4}), ("b", "thread/poll", "kvm", 2, {"idle_us": 1.0})]
             + [("c", "fork/poll", "python", 3, {"idle_us": 1e4}), ("d", "fork/poll", "kvm", 4, {"idle_us": 1e4})],
-            "thread/poll fork/poll --case wake --engine kvm --set idle_us=10000",
+            f"thread/poll fork/poll --case wake --engine kvm --set idle_us=10000{FREE}",
         ),
         (  # else it is the same Waker under others
             [("a", "thread/poll", "kvm", 1, {"idle_us": 1.0}), ("b", "thread/poll", "kvm", 2, {"idle_us": 1e4})],
-            "thread/poll@idle_us=1 thread/poll@idle_us=10000 --case wake --engine kvm",
+            f"thread/poll@idle_us=1 thread/poll@idle_us=10000 --case wake --engine kvm{FREE}",
+        ),
+        (  # and never its own control, nor itself
+            [("a'", "thread/poll", "kvm", 1, {}), ("a", "thread/poll", "kvm", 2, {}), ("b", "fork/poll", "kvm", 3, {})],
+            f"thread/poll fork/poll --case wake --engine kvm{FREE}",
+        ),
+        (  # where a duel runs anyhow goes without saying
+            [(name, f"{name}/poll", "kvm", 1, {"pin": WAKE.pin_of_duels()}) for name in ("thread", "fork")],
+            "thread/poll fork/poll --case wake --engine kvm",
         ),
     ],
 )
 def test_the_next_duel_is_one_that_can_be_fought(
-    rounds: list[tuple[str, str, str, float, dict[str, float]]], sides: str
+    rounds: list[tuple[str, str, str, float, dict[str, Any]]], sides: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [
-        replace(a_round(name, [us] * 9, engine=engine, parameters={**WAKE, **settings}), arm=arm)
+        replace(a_round(name, [us] * 9, engine=engine, parameters={**WAKE.defaults(), **settings}), arm=arm)
         for arm, name, engine, us, settings in rounds
     ]
     command = after_bench(get("wake"), summarise(made))
     assert command == f"launcher duel {sides}"
-    args = cli.make_parser().parse_args(shlex.split(command)[1:])
-    base, head = (parse(get("wake"), one, "python", args.set or ()) for one in args.wakers)
-    assert not base.is_same_as(head)
+    base, head = begun(f"{command} --engine python", monkeypatch)
+    measured = [(round_.waker, round_.parameters) for round_ in made]
+    assert (base.waker, base.parameters) in measured
+    assert (head.waker, head.parameters) in measured
+
+
+def test_of_identical_arms_none_is_better_and_no_duel_follows() -> None:
+    rounds = [replace(a_round("thread/poll", [us] * 9), arm=arm) for us, arm in enumerate(("a''", "a", "a'"), 1)]
+    summaries = summarise(rounds)
+    assert [one.arm for one in front(summaries)] == ["a''", "a", "a'"]
+    assert after_bench(WAKE, summaries) == "launcher bench --case wake-busy --engine python"
 
 
 def test_where_nothing_was_measured_the_doctor_is_asked_and_where_all_was_lost_the_rules() -> None:
@@ -230,6 +246,24 @@ def test_where_nothing_was_measured_the_doctor_is_asked_and_where_all_was_lost_t
     assert after_bench(get("wake"), summarise([a_round("thread/poll", [])])) == "launcher doctor"
     lost = summarise([a_round("thread/poll", [], lost=(1, 2))])
     assert after_bench(get("wake"), lost) == "launcher check --waker thread/poll --engine python"
+
+
+def test_what_is_wrong_is_looked_at_as_what_is_lost_is() -> None:
+    wrong = replace(a_round("thread/poll", [1.0] * 9), ended="wrong: byte 7 did not come back as it was")
+    summaries = summarise([wrong, a_round("inline/uring", [2.0] * 9)])
+    assert after_bench(get("echo"), summaries) == "launcher check --waker thread/poll --engine python"
+    assert lost_remarks(summaries, 7) == ["thread/poll is wrong: byte 7 did not come back as it was"]
+
+
+@pytest.mark.parametrize("name", ["spin/direct", "c:direct"])
+def test_what_wakers_are_compared_with_has_no_rules_to_be_checked(name: str) -> None:
+    summaries = summarise([a_round(name, [1.0] * 9, lost=(3,)), a_round("inline/uring", [2.0] * 9)])
+    assert after_bench(get("wake"), summaries) == "launcher doctor"
+
+
+def test_where_no_waker_was_measured_the_case_still_is_to_be() -> None:
+    summaries = summarise([a_round("c:direct", [1.0] * 9), a_round("spin/direct", [1.0] * 9)])
+    assert after_bench(get("echo"), summaries) == "launcher bench --case echo"
 
 
 @pytest.mark.parametrize("difference", [{"engine": "kvm"}, {"parameters": {"of": "a stranger"}}])
@@ -248,6 +282,19 @@ def test_the_harness_alone_is_compared_with_c_that_polls_as_it_does(us: float, d
     assert said[0] == f"the harness alone (spin/direct): {us} x c:direct_spin, the same in plain C"
     assert len(said) == 1 + bool(doubt)
     assert not doubt or (doubt in said[1] and "measure once more when it is quiet" in said[1])
+
+
+def test_of_the_harness_in_many_arms_the_worst_is_said_once() -> None:
+    rounds = []
+    for us, pin in ((1.1, "free"), (1.4, "same"), (1.2, "apart")):
+        own: dict[str, int | float | str] = {"pin": pin}
+        both = (("c:direct_spin", 1.0), ("spin/direct", us))
+        rounds += [a_round(name, [p50] * 9, parameters=own) for name, p50 in both]
+    arms = [replace(one, arm=f"{one.arm}@pin={one.parameters['pin']}") for one in rounds]
+    first, second = remarks(get("wake"), summarise(arms))
+    assert first.startswith("the harness alone (spin/direct@pin=same): 1.40 x c:direct_spin, ")
+    assert first.endswith(", the worst of 3")
+    assert second.startswith("the harness takes more than 1.3 x")
 
 
 @pytest.mark.parametrize(("ns", "is_said"), [(2_400, False), (2_600, True)])

@@ -211,7 +211,7 @@ def test_an_initrd_that_the_kernel_leaves_no_room_for_is_refused(loader: Loader)
 
 
 def test_an_initrd_that_is_empty_is_refused(loader: Loader) -> None:
-    assert loader.refusal(bzimage(PAYLOAD), initrd=b"") == "its initrd is empty; leave --initrd away"
+    assert loader.refusal(bzimage(PAYLOAD), initrd=b"") == "its initrd is empty; leave out --initrd"
 
 
 def test_an_initrd_that_is_no_file_is_refused_without_waiting_for_it(loader: Loader, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_an_initrd_larger_than_memory_is_refused_without_reading_it_all(loader: 
 
 def test_only_a_linux_kernel_takes_an_initrd(loader: Loader, tmp_path: Path) -> None:
     refused = loader.refusal(b"\x7fELF" + bytes(100), initrd=b"x")
-    assert refused == "is no Linux kernel and takes no initrd; leave --initrd away"
+    assert refused == "is no Linux kernel and takes no initrd; leave out --initrd"
 
 
 # ---- What cannot be run ----

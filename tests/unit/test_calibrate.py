@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -136,7 +137,7 @@ def test_pairs_of_arms_that_nobody_fought_are_named(tmp_path: Path, capsys: pyte
 
 
 def test_a_wake_up_that_was_lost_in_a_real_duel_or_in_the_recording_is_4(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = {"head": "A'", "outcome": "broken", "seconds": 3, "sentence": "A': 1 wake-up lost\x1b[2J"}
     found = judged(tmp_path, ALL_FOUGHT + json.dumps(line) + "\n", capsys)
@@ -148,6 +149,9 @@ def test_a_wake_up_that_was_lost_in_a_real_duel_or_in_the_recording_is_4(
     with writer:
         writer.write(noise.round_at("A'", 1, counts={"lost": 1}, lost_seqs=[7]))
     assert calibrate.main([*JUDGE, "-o", str(path)]) == 4
+    with suppress(OSError), open("/dev/full", "w") as full, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", full)
+        assert calibrate.main([*JUDGE, "-o", str(path)]) == 4  # whoever reads
     assert "1 wake-up lost (sequence number 7)" in capsys.readouterr().out
 
 

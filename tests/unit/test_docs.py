@@ -14,6 +14,7 @@ import pytest
 
 from launcher.cli import main, make_parser
 from shared.errors import LabError
+from tests.support.suggested import begun
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "data/README.md"]
@@ -42,12 +43,14 @@ def commands_of(page: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-def test_what_a_page_says_to_call_can_be_called(page: Path) -> None:
+def test_what_a_page_says_to_call_can_be_called(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = list(commands_of(page))
     assert len(called) > 30 or page.name != "README.md" or page.parent != ROOT
     for arguments in called:
         try:
-            make_parser().parse_args(arguments)
+            asked = make_parser().parse_args(arguments)
+            if len(getattr(asked, "wakers", ())) == 2:  # what there is not, and what is the same, is refused later
+                begun(shlex.join(["launcher", *arguments, "--engine", "python"]), monkeypatch)
         except LabError as error:
             pytest.fail(f"{shlex.join(arguments)}: {error}")
 

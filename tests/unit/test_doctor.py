@@ -167,7 +167,8 @@ def test_where_nothing_can_run_it_fails_and_says_why(
     else:
         engines_lack(monkeypatch, dict.fromkeys(engines.names(), "seccomp forbids it"))
     assert doctor.main(is_json=True) == 77
-    *_, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    *_, last, end = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert end == {"kind": "doctor", "exit_code": 77, "next": "launcher list engines"}
     assert (last["kind"], last["level"]) == ("finding", "FAIL")
     assert last["found"] == f"nothing can be measured: no {what} can run here (seccomp forbids it)"
     assert last["remedy"]

@@ -17,7 +17,7 @@ from launcher.bench.duels import duel, gate
 from launcher.bench.duels.duel import Plan
 from launcher.bench.duels.next_command import replay_command
 from launcher.bench.duels.rota import Rota, Tell, choose_rings, tell_nobody
-from launcher.bench.duels.sides import Side, default_pin, parse
+from launcher.bench.duels.sides import Side, parse
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure.cases import get
 from launcher.bench.measure.crew import ArmFailed
@@ -230,7 +230,7 @@ def test_a_strangers_seed_that_the_command_line_does_not_take_is_not_said(seed: 
 
 def arms(rounds: list[Round], **of_b: Any) -> list[Round]:
     """Return the rounds as of two Wakers with what was set for them."""
-    own = {"idle_us": 1000.0, "pin": default_pin(get("wake")), "warmup": 20}
+    own = {"idle_us": 1000.0, "pin": get("wake").pin_of_duels(), "warmup": 20}
     b = {"waker": "thread/epoll", "parameters": own} | of_b
     return [replace(r, **(b if r.arm == "B" else {"parameters": own})) for r in rounds]
 
@@ -241,23 +241,24 @@ def arms(rounds: list[Round], **of_b: Any) -> list[Round]:
         (
             arms(rounds_of(0.10)),
             "bench --case wake --waker process/select --waker thread/epoll --engine python "
-            f"--set idle_us=1000 --set pin={default_pin(get('wake'))} --stages",
+            f"--set idle_us=1000 --set pin={get('wake').pin_of_duels()} --stages",
         ),
         (
             arms(rounds_of(0.10), waker="process/select", engine="kvm", parameters={"idle_us": 0.125}),
             "bench --case wake --waker process/select --engine python --engine kvm "
-            f"--set idle_us=1000,0.125 --set pin={default_pin(get('wake'))},free --stages",
+            f"--set idle_us=1000,0.125 --set pin={get('wake').pin_of_duels()},free --stages",
         ),
         (
             arms(rounds_of(0.10), waker="c:direct", engine="c"),
             "bench --case wake --waker process/select --waker c:direct --engine python "
-            f"--set idle_us=1000 --set pin={default_pin(get('wake'))} --stages",
+            f"--set idle_us=1000 --set pin={get('wake').pin_of_duels()} --stages",
         ),
         (
             arms(rounds_of(0.02, spread=0.3)),
             "doctor --aa --case wake --waker process/select@idle_us=1000 --engine python",
         ),
-        ([], "bench --case wake"),
+        ([], "duel A B --seed 7"),
+        (arms(rounds_of(0.0))[:1], "duel A B --seed 7"),
     ],
 )
 def test_the_next_command_has_the_conditions_of_the_duel(

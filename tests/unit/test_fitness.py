@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +113,7 @@ def run_aa(
     """Run `doctor --aa` on rounds that are there already; return the exit code and the arms that it would have run."""
     asked: list[Rota] = []
 
-    def record(rota: Rota, _seconds: float) -> tuple[list[Round], Interrupted | None]:
+    def record(rota: Rota, _seconds: float, _path: Path) -> tuple[list[Round], Interrupted | None]:
         asked.append(rota)
         return rounds, Interrupted("interrupted") if was_interrupted else None
 
@@ -140,8 +142,21 @@ def test_each_end_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_aa(rounds, monkeypatch, was_interrupted=was_interrupted)[0] == code
-    assert ("sequence number 5" in capsys.readouterr().err) == (code == 4)
+    assert run_aa(rounds, monkeypatch, "--engine", "python", was_interrupted=was_interrupted)[0] == code
+    out, err = capsys.readouterr()
+    assert ("sequence number 5" in err) == (code == 4)
+    assert ("give it more --seconds" in err) == (code == 5)
+    then = out.splitlines()[-1].removeprefix("next: launcher ")
+    cli.make_parser().parse_args(shlex.split(then))
+    assert code != 4 or then == "check --waker process/select --engine python"
+    assert code != 5 or then == "doctor --aa --engine python --seconds 150"
+    assert run_aa(rounds, monkeypatch, "--engine", "python", "--json", was_interrupted=was_interrupted)[0] == code
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["kind"], last["exit_code"], last["next"]) == ("aa", code, f"launcher {then}")
+    assert ("is_fit" in last) == (code in (0, 3) or rounds is QUIET)
+    with suppress(OSError), open("/dev/full", "w") as full:  # which is flushed when it is closed
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run_aa(rounds, monkeypatch, "--engine", "python", was_interrupted=was_interrupted)[0] == (code or 1)
 
 
 def test_a_disk_that_is_full_throws_nothing_away(
@@ -156,7 +171,8 @@ def test_a_disk_that_is_full_throws_nothing_away(
 
     monkeypatch.setattr(Writer, "write", write)
     monkeypatch.setattr(Rota, "block", lambda *_: made)
-    assert cli.main(["doctor", "--aa", "--engine", "python"]) == 1
+    assert cli.main(["doctor", "--aa", "--engine", "python", "-o", str(tmp_path / "aa.jsonl")]) == 1
+    assert (tmp_path / "aa.jsonl").exists()
     err = capsys.readouterr().err
     assert "1 rounds were measured" in err
     assert "nothing can be said" in err
@@ -167,11 +183,12 @@ def test_what_is_asked_for_is_measured_and_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(worktree, "resolve", lambda _: "0" * 40)
-    args = ("--case", "echo", "--waker", "thread/select", "--engine", "python", "--json")
+    args = ("--case", "echo", "--waker", "thread/select", "--engine", "python", "-o", "aa.jsonl", "--json")
     code, rota = run_aa(QUIET, monkeypatch, *args)
     assert (code, rota.case.name) == (0, "echo")
     assert {(side.waker, side.engine) for side in rota.sides} == {("thread/select", "python")}
     line = json.loads(capsys.readouterr().out)
+    assert line["receipts"] == "aa.jsonl"
     then = "launcher duel thread/select --against HEAD --case echo --engine python --seconds"
     assert line["next"].rpartition(" ")[0] == then
     assert (line["low"], line["high"] > 0.8) == (0, True)
@@ -204,6 +221,9 @@ def test_in_an_installed_package_the_next_command_is_a_duel_of_two_wakers(
     [
         (["--seconds", "5"], "are for --aa"),
         (["--engine", "python"], "are for --aa"),
+        (["-o", "x"], "are for --aa"),
+        (["--aa", "-o", "/proc/nix/x"], "/proc/nix/x cannot be made: "),
+        (["--aa", "-o", "/"], "/ is there already; name another file, or remove it"),
         (["--case", "wake"], "are for --aa"),
         (["--waker", "process/select"], "are for --aa"),
         (["--aa", "--case", "idle"], "case idle has no times to speak of"),

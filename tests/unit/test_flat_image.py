@@ -90,7 +90,7 @@ def test_an_empty_one_and_an_elf_file_are_refused(file: Path, memory: GuestMemor
     assert refusal(f"flat:{file}", memory) == f"image flat:{file}: is empty; give it an instruction"
     file.write_bytes(b"\x7fELF" + CODE)
     assert refusal(f"flat:{file}", memory) == (
-        f"image flat:{file}: is an ELF file, which says itself where it goes; leave 'flat:' away"
+        f"image flat:{file}: is an ELF file, which says itself where it goes; leave out 'flat:'"
     )
 
 

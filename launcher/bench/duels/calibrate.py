@@ -29,6 +29,7 @@ from launcher.bench.store import hosts
 from launcher.bench.store.receipts import NothingMeasured, Receipts, Round, Writer, read
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
+from launcher.tables import printed
 from launcher.words import say
 from shared.errors import (
     EXIT_BROKEN_RULE,
@@ -38,6 +39,7 @@ from shared.errors import (
     EXIT_UNDECIDED,
     LabError,
     UsageError,
+    worst,
 )
 
 
@@ -63,16 +65,17 @@ def _run(args: argparse.Namespace) -> int:
         say(note)
     _, arms = recording.arms_of(stored)
     broken = [*what_is_broken(stored.rounds), *real_duels.what_is_broken(duels_path)]
-    _print_recording(arms, stored)
-    for sentence in broken:
-        print(f"  broken, and left out: {sentence}")
     rows = [*_virtual(stored.rounds, args.duels), *real_duels.rows(duels_path)]
-    if rows:
-        print_rates(rows)
     code = EXIT_BROKEN_RULE if broken else _conclude(rows)
     if was_interrupted:
         say("interrupted: what was recorded is kept")
-        return code if broken else EXIT_INTERRUPTED
+        code = worst(code, EXIT_INTERRUPTED)
+    with printed(code):
+        _print_recording(arms, stored)
+        for sentence in broken:
+            print(f"  broken, and left out: {sentence}")
+        if rows:
+            print_rates(rows)
     return code
 
 

@@ -91,7 +91,7 @@ def report(rounds: list[Round], plan: Plan, request: Request, replay: str, path:
     verdict = plan.judge(rounds)
     then = called(next_command(verdict, plan, rounds, replay, path))
     if request.is_annotated or gate.is_wanted():
-        gate.annotate(verdict, replay)
+        gate.annotate(verdict, called(replay))
     with printed(verdict.exit_code):
         if request.is_json:
             line = {"kind": KIND, **verdict.to_json(), "bca": _second_opinion(rounds, verdict), "plan": plan.to_json()}

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import random
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from time import monotonic
 
 from launcher.bench.duels import duel, worktree
@@ -26,6 +28,7 @@ from launcher.bench.store import receipts
 from launcher.bench.store.receipts import Round
 from launcher.config import DEFAULT_WAKER
 from launcher.engines import AUTO
+from launcher.tables import printed
 from launcher.words import called, say
 from shared.errors import (
     EXIT_BROKEN_RULE,
@@ -34,6 +37,7 @@ from shared.errors import (
     EXIT_UNDECIDED,
     Interrupted,
     UsageError,
+    worst,
 )
 
 DEFAULT_CASE = "wake"
@@ -48,6 +52,7 @@ class Request:
     waker: str | None = None
     engine: str | None = None
     seconds: float | None = None
+    output: Path | None = None
     is_json: bool = False
 
 
@@ -62,29 +67,42 @@ def main(asked: Request) -> int:
     rings = choose_rings(case, sides, 6 * FEWEST_BLOCKS, limit_s)
     rota = Rota(case, sides, rings, random.randrange(1, 1 << 31))
     say(f"identical arms take turns for {limit_s:.0f} s: case {case.name}, {side.waker} on engine {side.engine}")
-    rounds, stopped = _record(rota, limit_s)
-    if broken := what_is_broken(rounds):
-        say(f"broken: {broken[0]}; next: {called('launcher check')}")
-        return EXIT_BROKEN_RULE
-    found = examine(rounds)
-    if found is None:
-        say(f"fewer than {FEWEST_BLOCKS} blocks were measured, and nothing can be said: give it more --seconds")
-        return _ended(stopped, EXIT_NOTHING_MEASURED)
-    then = called(next_command(found, case, side, asked))
-    if asked.is_json:
-        print(json.dumps({**found.to_json(), "next": then}, allow_nan=False), flush=True)
+    path = asked.output or receipts.default_path("doctor")
+    rounds, stopped = _record(rota, limit_s, path)
+    broken = what_is_broken(rounds)
+    found = None if broken else examine(rounds)
+    if broken:
+        code, then = EXIT_BROKEN_RULE, shlex.join(["launcher", "check", "--waker", side.waker, "--engine", side.engine])
+        say(f"broken: {broken[0]}")
+    elif found is None:
+        code, then = EXIT_NOTHING_MEASURED, _once_more(asked, asked.seconds if stopped else 2 * limit_s)
+        remedy = ": give it more --seconds" if stopped is None else ""
+        say(f"fewer than {FEWEST_BLOCKS} blocks were measured, and nothing can be said{remedy}")
     else:
-        print_report(found)
-        print(f"next: {then}", flush=True)
-    return _ended(stopped, EXIT_FINE if found.is_fit else EXIT_UNDECIDED)
+        code, then = EXIT_FINE if found.is_fit else EXIT_UNDECIDED, next_command(found, case, side, asked)
+    if stopped is not None:
+        say(str(stopped))
+        code = worst(code, stopped.exit_code)
+    with printed(code):
+        if asked.is_json:
+            line = {"kind": "aa", **(found.to_json() if found else {}), "broken": broken, "receipts": str(path)}
+            print(json.dumps({**line, "exit_code": code, "next": called(then)}, allow_nan=False))
+        else:
+            if found is not None:
+                print_report(found)
+            print(f"next: {called(then)}")
+    return code
 
 
-def _ended(stopped: Interrupted | receipts.NotWritten | None, code: int) -> int:
-    """Say what ended it, if anything did, which is then the exit code."""
-    if stopped is None:
-        return code
-    say(str(stopped))
-    return stopped.exit_code
+def _once_more(asked: Request, seconds: float | None) -> str:
+    """Return the command that measures the same, for so long."""
+    time = None if seconds is None else f"{max(seconds, DEFAULT_SECONDS):g}"
+    given = {"--case": asked.case, "--waker": asked.waker, "--engine": asked.engine, "--seconds": time}
+    return shlex.join(["launcher", "doctor", "--aa", *_options(given)])
+
+
+def _options(given: Mapping[str, str | None]) -> list[str]:
+    return [word for name, value in given.items() if value for word in (name, value)]
 
 
 def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
@@ -98,14 +116,13 @@ def next_command(report: Report, case: Case, side: Side, asked: Request) -> str:
         others = (name for name in case.wakers() if name != side.waker and not case.why_not(name, side.engine))
         arms = [asked.waker or side.waker, *islice(others, 1)]
     given = {"--case": asked.case, "--engine": asked.engine, "--seconds": f"{report.fitness[0].gate_s or 0:.0f}"}
-    words = [word for name, value in given.items() if value for word in (name, value)]
-    return shlex.join(["launcher", "duel", *arms, *words])
+    return shlex.join(["launcher", "duel", *arms, *_options(given)])
 
 
-def _record(rota: Rota, seconds: float) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
+def _record(rota: Rota, seconds: float, path: Path) -> tuple[list[Round], Interrupted | receipts.NotWritten | None]:
     """Run whole blocks for so many seconds; return the rounds, and what ended it before."""
     rounds: list[Round] = []
-    path, run = receipts.default_path("doctor"), run_of("doctor", rota.seed)
+    run = run_of("doctor", rota.seed)
     stopped: Interrupted | receipts.NotWritten | None = None
     with terminated_as_interrupted(), progress() as tell, receipts.Writer.create(path, run) as writer:
         end_s, block = monotonic() + seconds, 0

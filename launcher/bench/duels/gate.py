@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from launcher.bench.judging.judge import Verdict
 from launcher.bench.judging.verdict import QuantileVerdict, percent
 from launcher.bench.show.verdict_table import asked
-from launcher.words import say
+from launcher.words import say, write_aside
 from shared.errors import EXIT_FINE, EXIT_UNDECIDED, LabError, Unread
 
 
@@ -27,7 +26,7 @@ def is_wanted() -> bool:
 
 def annotate(verdict: Verdict, replay: str) -> None:
     """Print the annotation on standard error, and append the table where the step's summary is."""
-    print(command(verdict, replay), file=sys.stderr, flush=True)
+    write_aside(command(verdict, replay) + "\n")
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(summary).open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -45,7 +44,7 @@ def annotating_refusals(*, is_asked: bool) -> Iterator[None]:
         raise  # there was a verdict
     except (LabError, OSError) as error:
         if is_asked or is_wanted():
-            print(f"::error title=launcher duel::{_escape(str(error))}", file=sys.stderr, flush=True)
+            write_aside(f"::error title=launcher duel::{_escape(str(error))}\n")
         raise
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher.bench.duels.duel import Plan
-from launcher.bench.duels.sides import default_pin
 from launcher.bench.judging.judge import BROKEN, NOTHING_MEASURED, Verdict
 from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure import yardstick
@@ -21,9 +20,9 @@ MOST_SEED = 1 << 31
 
 def next_command(verdict: Verdict, plan: Plan, rounds: Sequence[Round], replay: str, path: Path) -> str:
     """Return the command that says more than this one did, under the same conditions."""
-    if verdict.outcome == BROKEN:
-        return replay
     arms = [arm for name in (plan.base, plan.head) if (arm := next((r for r in rounds if r.arm == name), None))]
+    if verdict.outcome == BROKEN or len(arms) < 2:
+        return replay
     bench = ["launcher", "bench", "--case", plan.case, *_both(get(plan.case), arms)]
     if verdict.outcome == NOTHING_MEASURED:
         return shlex.join(bench)
@@ -49,7 +48,7 @@ def _both(case: Case, arms: Sequence[Round]) -> Iterator[str]:
 def _identical(case: Case, arms: Sequence[Round]) -> Iterator[str]:
     """Yield the options with which the doctor measures what the base alone shows, where times can."""
     if case.is_timed:
-        defaults = {**case.defaults(), "pin": default_pin(case)}
+        defaults = {**case.defaults(), "pin": case.pin_of_duels()}
         own = [f"{n}={_shown(v)}" for n, v in arms[0].parameters.items() if n in defaults and v != defaults[n]]
         yield from ("--aa", "--case", case.name, "--waker", "@".join([arms[0].waker, *filter(None, [",".join(own)])]))
         if arms[0].engine != yardstick.ENGINE:

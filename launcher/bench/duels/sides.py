@@ -9,7 +9,6 @@ What follows an @ and has no = in it belongs to the Waker's own name (`+drop=100
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,13 +41,6 @@ class Side(ArmPlan):
         return replace(self, name=other.name) == other
 
 
-def default_pin(case: Case) -> str:
-    """Return where a duel's processes run if nobody says: where rounds differ least (DESIGN.md)."""
-    if len(os.sched_getaffinity(0)) < 2:
-        return "free"
-    return "apart" if "apart" in case.parameters["pin"].choices else "same"
-
-
 def parse(case: Case, text: str, engine: str, settings: Sequence[str] = (), own: Sequence[str] = ()) -> Side:
     """Return the side that `text` names; `settings` are for both sides, `own` for this one, which win.
 
@@ -56,7 +48,7 @@ def parse(case: Case, text: str, engine: str, settings: Sequence[str] = (), own:
     """
     name, of_text = _split(text)
     of_side = [*of_text, *own]
-    values = {"pin": default_pin(case), **_values(case, settings), **_values(case, of_side)}
+    values = {"pin": case.pin_of_duels(), **_values(case, settings), **_values(case, of_side)}
     engine = str(values.pop(ENGINE, engine))
     placement(str(values["pin"]), is_busy=False)  # say now that there are not enough processors
     label = "@".join([name, ",".join(of_side)]) if of_side else name

@@ -6,6 +6,7 @@ matter. What rings and what serves are the same for all (stimulus.py, runs.py), 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -107,6 +108,12 @@ class Case:
     def defaults(self) -> dict[str, Value]:
         """Return the defaults."""
         return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    def pin_of_duels(self) -> str:
+        """Return where a duel's processes run if nobody says: where rounds differ least (DESIGN.md)."""
+        if len(os.sched_getaffinity(0)) < 2:
+            return "free"
+        return "apart" if "apart" in self.parameters["pin"].choices else "same"
 
     def parse(self, name: str, text: str) -> Value:
         """Return the value of a parameter of this case; raise `UsageError` for one that it does not have."""

@@ -97,13 +97,15 @@ def summarise(rounds: Iterable[Round]) -> list[Summary]:
 def front(summaries: Sequence[Summary]) -> list[Summary]:
     """Return the Wakers that no other one beats: in latency, in CPU time, or in isolation each is better than any.
 
-    An arm under other conditions beats nobody.
+    An arm under other conditions beats nobody, and a control not what it is the control of.
     """
     sound = [summary for summary in summaries if summary.is_sound]
     return [one for one in sound if not any(other.is_comparable_with(one) and _beats(other, one) for other in sound)]
 
 
 def _beats(one: Summary, other: Summary) -> bool:
+    if one.arm.rstrip("'") == other.arm.rstrip("'"):
+        return False
     ours, theirs = _merits(one), _merits(other)
     return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
 

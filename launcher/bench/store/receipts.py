@@ -15,6 +15,7 @@ refused.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import math
@@ -214,8 +215,13 @@ def default_path(kind: str) -> Path:
 
 def read(path: Path) -> Receipts:
     """Read a file of receipts; raise `ReceiptsError` for one that is not, `OSError` for one that cannot be read."""
-    lines = path.read_bytes().split(b"\n")
+    if stat.S_ISCHR(path.stat().st_mode):  # a pipe has an end, /dev/zero has none
+        raise ReceiptsError(f"{path} is a device and no file of receipts: name what a bench or a duel has written")
+    # An editor may have put a mark before the first line, and an empty one behind the last.
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     tail = lines.pop()  # what follows the last end of line: nothing, or a line that was torn
+    while len(lines) > 1 and not tail and not lines[-1].strip():
+        lines.pop()
     if not lines and not tail:
         raise ReceiptsError(f"{path} is empty: the run that should have written it had not begun")
     notes = []
