@@ -91,7 +91,7 @@ def _run(
     except CannotRunError as reason:
         pytest.skip(str(reason))
     except LabError as refusal:
-        _fail(str(refusal))
+        raise pytest.fail.Exception(str(refusal), pytrace=False) from None  # else pytest shows it twice
 
 
 def _fail(why: str) -> NoReturn:

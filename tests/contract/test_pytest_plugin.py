@@ -72,6 +72,7 @@ def test_the_fixture_runs_a_case_and_asserts_counts(tmp_path: Path) -> None:
     assert "\ncase 'nix' is not known" in done.stdout
     assert "\n0 rings a round are too few" in done.stdout
     assert "raise " not in done.stdout  # no traceback through what runs it
+    assert "During handling" not in done.stdout
 
 
 def test_it_comes_with_the_package(tmp_path: Path) -> None:
