@@ -93,8 +93,7 @@ def _run(
     except CannotRunError as reason:
         pytest.skip(str(reason))
     except LabError as refusal:
-        why = str(refusal)
-    _fail(why)  # out here: pytest tells what an exception was raised in
+        raise pytest.fail.Exception(str(refusal), pytrace=False) from None  # else pytest shows it twice
 
 
 def _fail(why: str) -> NoReturn:
