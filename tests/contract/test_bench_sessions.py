@@ -14,15 +14,15 @@ def run(seed: int, names: tuple[str, ...], rings: int, blocks: int) -> list[Roun
 
 
 def test_a_break_that_is_dropped_once_in_so_many_is_found_where_it_is() -> None:
-    faulty = "thread/epoll+drop=10"
+    faulty = "thread/epoll+drop=20"
     rounds = run(1, (faulty, "thread/poll"), 20, 3)
     assert all(round_.ended == OK for round_ in rounds if round_.arm != faulty)
     of_faulty = [round_ for round_ in rounds if round_.arm == faulty]
     breaks = 0
     for round_ in of_faulty:
         before, breaks = breaks, breaks + round_.counts["breaks"]
-        assert (round_.ended == "hung") == (breaks % 10 == 0) == bool(round_.lost_seqs), (before, breaks)
-    assert sum(bool(round_.lost_seqs) for round_ in of_faulty) == breaks // 10 >= 1
+        assert (round_.ended == "hung") == (breaks % 20 == 0) == bool(round_.lost_seqs), (before, breaks)
+    assert sum(bool(round_.lost_seqs) for round_ in of_faulty) == breaks // 20 >= 1
 
 
 def test_the_seed_brings_back_the_order_of_all_arms_and_how_each_was_rung() -> None:

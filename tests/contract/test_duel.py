@@ -93,7 +93,7 @@ def test_a_duel_of_two_wakers(tmp_path: Path) -> None:
 
 
 def test_a_dropped_break_ends_it_with_4_and_is_found_again_by_its_seed(tmp_path: Path) -> None:
-    args = ("duel", "process/select", "process/select+drop=5", *QUICK, "--set", "idle_us=1000", "--patience", "2")
+    args = ("duel", "process/select", "process/select+drop=5", *QUICK, "--set", "idle_us=1000", "--patience", "1")
     path = tmp_path / "one.jsonl"
     done = run_launcher(*args, "-o", str(path))
     assert done.returncode == 4, done.stderr

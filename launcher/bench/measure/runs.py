@@ -279,8 +279,7 @@ def _run_start(spec: Spec, ledger: Ledger, control: socket.socket) -> None:
                 words[SERVED] = number + 1
         cpu_ns, ended_ns = _cpu_since(cpu_before), _ended_cpu_ns() - ended_before_ns
         more = {"stopped_ns": stopped_ns, "ended_cpu_ns": ended_ns, "cpu_ns": cpu_ns}
-        _report(control, lambda: {"counts": counts(machine), **more})
-        loop.waker.stop()  # the machine knows the first one
+        _report(control, lambda: {"counts": counts(machine), **more})  # which stops the last one
 
 
 def _ended_cpu_ns() -> int:

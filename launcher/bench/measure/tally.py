@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from statistics import median
-from time import clock_gettime_ns, monotonic, monotonic_ns, pthread_getcpuclockid
+from time import clock_gettime_ns, monotonic_ns, pthread_getcpuclockid
 from typing import Any
 
 from launcher.machine import Machine
@@ -14,17 +13,18 @@ from shared.page import BREAKS, INTERRUPTS, IS_TRACING, LOOKS, NOTIFIES, SPURIOU
 from shared.trace import LAUNCHER_LANE, WAKER_LANE, Stage, Trace
 
 _STAMPS = 2000
-_ON_ITS_WAY_S = 1.0
 
 
 def counts(machine: Machine) -> dict[str, int]:
-    """Return what the machine counted. The vCPU's thread calls it, once it is all over."""
-    words = machine.page.words
-    replaced = machine.loop.waker.stats().replaced
-    # A Waker that died may have made a break, or not: nobody knows how many were in vain.
-    in_vain = {} if replaced else {"broken_in_vain": _broken_in_vain(machine)}
+    """Stop the Waker, and return what the machine counted. The vCPU's thread calls it, once it is all over."""
+    words, waker = machine.page.words, machine.loop.waker
+    replaced = waker.stats().replaced
+    waker.stop()  # from here on no break is on its way
+    is_to_be_taken = machine.loop.vcpu.breaker().is_set()  # before the count: an inline Waker looks when it is asked
+    in_vain = max(0, words[BREAKS] - words[TAKEN] - is_to_be_taken)
     return {
-        **in_vain,
+        # A Waker that died may have made a break, or not: nobody knows how many were in vain.
+        **({} if replaced else {"broken_in_vain": in_vain}),
         "breaks": words[BREAKS],
         "taken": words[TAKEN],
         "spurious": words[SPURIOUS],
@@ -53,21 +53,6 @@ def traced(machine: Machine) -> dict[str, Any]:
     lanes = (Trace(machine.page, lane).stamps() for lane in (WAKER_LANE, LAUNCHER_LANE))
     stamps = [(stamp.stage.name, stamp.time_ns) for lane in lanes for stamp in lane]
     return {"stamps": stamps, "ns_per_stamp": _ns_per_stamp()}
-
-
-def _broken_in_vain(machine: Machine) -> int:
-    """Return how many breaks were made and neither taken nor still to be taken: they are lost.
-
-    One may be on its way: made for a ring that was served meanwhile.
-    """
-    words, breaker = machine.page.words, machine.loop.vcpu.breaker()
-    end = monotonic() + _ON_ITS_WAY_S
-    while True:
-        is_to_be_taken = breaker.is_set()  # before the count: an inline Waker looks, and counts, when it is asked
-        lost = words[BREAKS] - words[TAKEN] - is_to_be_taken
-        if lost <= 0 or monotonic() > end:
-            return max(0, lost)
-        os.sched_yield()
 
 
 def _ns_per_stamp() -> float:
