@@ -13,6 +13,7 @@ from launcher.bench.judging.verdict import Outcome
 from launcher.bench.measure import yardstick
 from launcher.bench.measure.cases import Case, get
 from launcher.bench.store.receipts import Round
+from launcher.bench.store.records import setting
 
 MOST_SEED = 1 << 31
 """What the command line takes is less, and above 0."""
@@ -42,21 +43,17 @@ def _both(case: Case, arms: Sequence[Round]) -> Iterator[str]:
     for name, default in case.defaults().items():
         values = [*dict.fromkeys(arm.parameters.get(name, default) for arm in arms)]
         if values not in ([], [default]):
-            yield from ("--set", f"{name}={','.join(map(_shown, values))}")
+            yield from ("--set", setting(name, *values))
 
 
 def _identical(case: Case, arms: Sequence[Round]) -> Iterator[str]:
     """Yield the options with which the doctor measures what the base alone shows, where times can."""
     if case.is_timed:
         defaults = {**case.defaults(), "pin": case.pin_of_duels()}
-        own = [f"{n}={_shown(v)}" for n, v in arms[0].parameters.items() if n in defaults and v != defaults[n]]
-        yield from ("--aa", "--case", case.name, "--waker", "@".join([arms[0].waker, *filter(None, [",".join(own)])]))
+        own = ",".join(setting(n, v) for n, v in arms[0].parameters.items() if n in defaults and v != defaults[n])
+        yield from ("--aa", "--case", case.name, "--waker", f"{arms[0].waker}@{own}" if own else arms[0].waker)
         if arms[0].engine != yardstick.ENGINE:
             yield from ("--engine", arms[0].engine)
-
-
-def _shown(value: int | float | str) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def replay_command(command: str, seed: int) -> str:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any, Self
@@ -42,7 +43,7 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Member:
+class _Member(ABC):
     """One process of the crew, in a session of its own; use it in a `with`, at whose end it is gone.
 
     It is told to go by the end of what it reads. What it has started goes with it, whether that likes to or not.
@@ -72,9 +73,9 @@ class _Member:
             os.close(self._said)
             raise
 
+    @abstractmethod
     def hang_up(self) -> None:
         """End what it reads."""
-        raise NotImplementedError
 
     def how_it_ended(self, patience_s: float = 0.0) -> str:
         """Return `ok`, or in words how it ended; one that does not within this time is killed."""

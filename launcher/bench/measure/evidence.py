@@ -1,4 +1,4 @@
-"""What a ledger proves: which rings were lost, how many came late or shared a wake, and how late the stimulus was.
+"""What a ledger proves: which rings were lost, and how many came late or shared a wake.
 
 Nothing is inferred from how long something took. While a Waker is held, the breaks that it has made and those that the
 Launcher has taken differ by what never arrived: the arm writes that into the row of each ring that it serves.

@@ -48,7 +48,8 @@ STOP = "WATCHING→GONE"
 
 _FILES_BESIDES, _FILES_PER_SOURCE = 256, 4  # a pipe, and the copies that a Waker process is passed
 
-_ALONE = (DIRECT, "c:direct", "c:kvm_sigio")  # what has nobody on a second processor, beside the inline Wakers
+# How the names begin of what leaves the second processor to nobody: there the stimulus is in no one's way.
+_ALONE = ("inline/", DIRECT, "c:direct", "c:kvm_sigio")
 
 _ARM = Path(__file__).with_name("arm.py")
 
@@ -81,7 +82,7 @@ class Plan:
 
 def processors_of(plan: Plan) -> Placement | None:
     """Return on which processors this round's processes are."""
-    is_alone = plan.waker.startswith(("inline/", *_ALONE))
+    is_alone = plan.waker.startswith(_ALONE)
     return placement(str(plan.parameters.get("pin", "free")), is_busy=get(plan.case).guest == "spin" or is_alone)
 
 

@@ -90,9 +90,9 @@ class Run:
     started: str = ""
 
 
-def setting(name: str, value: int | float | str) -> str:
-    """Return a parameter as the command line sets it."""
-    return f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}"
+def setting(name: str, *values: int | float | str) -> str:
+    """Return a parameter as the command line sets it, or varies it."""
+    return f"{name}={','.join(f'{value:.15g}' if isinstance(value, float) else str(value) for value in values)}"
 
 
 def round_to_json(round_: Round) -> dict[str, Any]:
